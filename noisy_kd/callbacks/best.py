@@ -1,0 +1,60 @@
+"""Which epoch's weights are kept: the one with the fewest validation errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+
+from lightning import Callback, Trainer
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from noisy_kd.training.learner import Learner
+
+
+@dataclass
+class Best:
+    """The best epoch of one net so far; epochs count from 1."""
+
+    epoch: int = 0
+    errors: float = float("inf")
+    val_error: float | None = None
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+class BestEpoch(Callback):
+    """Keeps every net's weights of the epoch with the fewest validation errors.
+
+    A tie goes to the later epoch. Without held-out images the last epoch is kept. The test set is
+    never looked at.
+
+    Args:
+        patience: stop when no net has had fewer errors for so many epochs; None for never.
+    """
+
+    def __init__(self, patience: int | None = None) -> None:
+        self.patience = patience
+        self.best: list[Best] = []
+        self._improved: list[int] = []
+
+    def on_fit_start(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
+        """Begin, or go on from what was restored."""
+        self.best = self.best or [Best() for _ in learner.members]
+        self._improved = [best.epoch for best in self.best]
+
+    def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
+        """Compare the epoch with the best before it."""
+        epoch = trainer.current_epoch + 1
+        for k, metrics in enumerate(learner.metrics()):
+            errors = metrics.get("val_errors")
+            best = self.best[k]
+            if errors is None or errors <= best.errors:
+                if errors is None or errors < best.errors:
+                    self._improved[k] = epoch
+                weights = {n: t.detach().clone() for n, t in learner.nets[k].state_dict().items()}
+                val_error = metrics.get("val_error")
+                self.best[k] = Best(
+                    epoch, float("inf") if errors is None else errors, val_error, weights
+                )
+        if self.patience is not None and epoch - max(self._improved) >= self.patience:
+            trainer.should_stop = True

@@ -1,0 +1,36 @@
+"""Every net's curves go to its own loggers: one event file per run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+if TYPE_CHECKING:
+    from noisy_kd.training.learner import Learner
+
+
+class RunLogs(Callback):
+    """Writes the epoch's metrics of each net, at the epoch's number.
+
+    Args:
+        loggers: the loggers of each net.
+    """
+
+    def __init__(self, loggers: list[list[Logger]]) -> None:
+        self.loggers = loggers
+
+    def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
+        """Log loss, learning rate, validation error, agreement, size of the perturbation."""
+        for k, metrics in enumerate(learner.metrics()):
+            rate = trainer.optimizers[k].param_groups[0]["lr"]
+            shown = {name: value for name, value in metrics.items() if name != "val_errors"}
+            for logger in self.loggers[k]:
+                logger.log_metrics({**shown, "learning_rate": rate}, step=trainer.current_epoch + 1)
+
+    def on_fit_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
+        """Write out what is buffered."""
+        for loggers in self.loggers:
+            for logger in loggers:
+                logger.save()
+                logger.finalize("success")

@@ -1,0 +1,74 @@
+"""An interrupted training goes on from the end of its last whole epoch.
+
+Every net has a checkpoint of its own: what is left of several nets can go on beside others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import Callback, Trainer
+
+from noisy_kd.callbacks.best import Best, BestEpoch
+
+if TYPE_CHECKING:
+    from noisy_kd.training.learner import Learner
+
+
+class Resume(Callback):
+    """Writes a checkpoint per net after every epoch, and starts from them.
+
+    Args:
+        files: one checkpoint per net.
+        best: the choice of the epoch, saved with the net.
+        identity: what the checkpoint belongs to; one that belongs to something else is ignored.
+    """
+
+    def __init__(self, files: list[Path], best: BestEpoch, identity: list[str]) -> None:
+        self.files, self.best, self.identity = files, best, identity
+
+    def on_fit_start(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
+        """Restore nets, optimisers and best epochs, and tell Lightning which epoch is next."""
+        saved = [self._load(k) for k in range(len(self.files))]
+        epochs = {content["epoch"] if content else 0 for content in saved}
+        if epochs == {0} or len(epochs) > 1:
+            return
+        for k, content in enumerate(saved):
+            assert content is not None
+            learner.nets[k].load_state_dict(content["net"])
+            trainer.optimizers[k].load_state_dict(content["optimizer"])
+        self.best.best = [Best(**content["best"]) for content in saved if content]
+        learner.seconds_before = saved[0]["seconds"] if saved[0] else 0.0
+        done = epochs.pop()
+        progress = trainer.fit_loop.epoch_progress
+        for counts in (progress.current, progress.total):
+            counts.ready = counts.started = counts.processed = counts.completed = done
+
+    def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
+        """Write the checkpoints, each under a temporary name first."""
+        for k, file in enumerate(self.files):
+            content = {
+                "identity": self.identity[k],
+                "epoch": trainer.current_epoch + 1,
+                "net": learner.nets[k].state_dict(),
+                "optimizer": trainer.optimizers[k].state_dict(),
+                "best": vars(self.best.best[k]),
+                "seconds": learner.seconds,
+            }
+            temporary = file.with_suffix(".tmp")
+            torch.save(content, temporary)
+            temporary.replace(file)
+
+    def remove(self) -> None:
+        """Delete the checkpoints: the training's result is in safety."""
+        for file in self.files:
+            file.unlink(missing_ok=True)
+
+    def _load(self, k: int) -> dict[str, Any] | None:
+        try:
+            content = torch.load(self.files[k], weights_only=True, map_location="cpu")
+        except FileNotFoundError:
+            return None
+        return content if content["identity"] == self.identity[k] else None

@@ -1,0 +1,340 @@
+"""The configuration's schema: what keys there are, their types and ranges, and a run's identity.
+
+Everything here works without torch, so that a wrong setting is refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from noisy_kd.errors import InputError
+from noisy_kd.model import notation
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def _checked(default: Any = MISSING, **rules: Any) -> Any:
+    """A field with a range (``least``, ``above``, ``most``) or a set of ``choices``."""
+    if default is MISSING:
+        return field(metadata=rules)
+    return field(default=default, metadata=rules)
+
+
+@dataclass
+class Data:
+    """Group ``data``."""
+
+    _target_: str
+    name: str
+    root: str | None = None
+    download: bool = True
+    batch_size: int = _checked(64, least=1)
+    val_size: int | None = _checked(None, least=0)
+    subset: int | None = _checked(None, least=1)
+    seed: int = _checked(0, least=0)
+
+
+@dataclass
+class Recipe:
+    """What the data set sets for the other groups (conf/data/*.yaml): its defaults."""
+
+    alpha: float = 0.5
+    sigma: float = 0.9
+    teacher_epochs: int = 1
+    student_epochs: int = 1
+
+
+@dataclass
+class Teacher:
+    """Group ``model@teacher`` and how the teacher is trained."""
+
+    layers: str
+    checkpoint: str | None = None
+    max_epochs: int = _checked(1, least=1)
+    lr: float = _checked(1e-3, above=0)
+    weight_decay: float = _checked(0.0, least=0)
+    schedule: str = _checked("linear", choices=("constant", "linear", "cosine"))
+    subset: int | None = _checked(None, least=1)
+    seed: int = _checked(0, least=0)
+
+
+@dataclass
+class Student:
+    """Group ``model@student``."""
+
+    layers: str
+    dropout: float = _checked(0.0, least=0, below=1)
+
+
+@dataclass
+class Optimizer:
+    """Group ``optimizer``: the student's."""
+
+    _target_: str
+    lr: float = _checked(1e-3, above=0)
+    weight_decay: float = _checked(0.0, least=0)
+    schedule: str = _checked("linear", choices=("constant", "linear", "cosine"))
+
+
+@dataclass
+class Trainer:
+    """Group ``trainer``: arguments of Lightning's Trainer; ``max_epochs`` is the student's."""
+
+    _target_: str
+    max_epochs: int = _checked(1, least=1)
+    accelerator: str = "auto"
+    devices: int | str = 1
+    strategy: str = "auto"
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    data: Data
+    recipe: Recipe
+    teacher: Teacher
+    student: Student
+    method: dict[str, Any]
+    optimizer: Optimizer
+    trainer: Trainer
+    callbacks: dict[str, Any]
+    logger: dict[str, Any]
+    seed: int = _checked(1, least=0)
+    precision: str = _checked("auto", choices=("auto", "32", "bf16"))
+    fast: bool = True
+    deterministic: bool = False
+    store: str = ".cache/store"
+    force: bool = False
+
+    @property
+    def method_name(self) -> str:
+        """``noisy_teacher`` and so on: the last part of the method's ``_target_``."""
+        return str(self.method["_target_"]).rpartition(".")[2]
+
+    @property
+    def teacher_name(self) -> str:
+        """The id of a network of conf/model, or its notation."""
+        return network_name(self.teacher.layers)
+
+    @property
+    def student_name(self) -> str:
+        """The id of a network of conf/model, or its notation."""
+        return network_name(self.student.layers)
+
+
+def read(cfg: DictConfig) -> Config:
+    """The typed configuration of a run.
+
+    Raises:
+        InputError: for an unknown key, a wrong type, or a value out of its range.
+    """
+    try:
+        content = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"})
+        content = OmegaConf.to_container(content, resolve=True)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), content)
+        config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise InputError(_explain(error)) from error
+    _check_ranges(config)
+    _check_method(config.method)
+    _check_nodes("callbacks", config.callbacks)
+    _check_nodes("logger", config.logger)
+    notation.parse(config.teacher.layers)
+    layers = notation.parse(config.student.layers)
+    if config.student.dropout:
+        notation.with_dropout(layers, config.student.dropout)
+    return config
+
+
+def compose(overrides: Sequence[str], name: str = "config") -> Config:
+    """The configuration that ``python train.py OVERRIDES`` would run.
+
+    Raises:
+        InputError: see :func:`read`; Hydra's own errors pass through.
+    """
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return read(hydra_compose(name, list(overrides)))
+
+
+def config_hash(config: Config) -> str:
+    """Eight hex digits of what decides a run's numbers, and of nothing else.
+
+    Paths, store, download, force, loggers, devices and displays are left out; 0 and 0.0 are equal;
+    a network's id and its notation are equal. A teacher's checkpoint and a folder of images count
+    by their content.
+    """
+    return _digest(_identity(config))
+
+
+def settings_hash(config: Config) -> str:
+    """The same without the method: runs that differ in nothing else can be compared."""
+    identity = _identity(config)
+    del identity["method"]
+    return _digest(identity)
+
+
+def run_name(config: Config) -> str:
+    """Name of a run's directory: what was run, and the configuration's hash; never the clock."""
+    parts = [config.data.name, _slug(config.student_name), config.method_name]
+    parts += [f"{key[0]}{config.method[key]:g}" for key in ("alpha", "sigma") if key in config.method]
+    return "-".join([*parts, f"seed{config.seed}", config_hash(config)])
+
+
+def network_name(layers: str) -> str:
+    """The id in conf/model of a network in the paper's notation, or the notation itself."""
+    text = notation.notation(notation.parse(layers))
+    return named_networks().get(text, text)
+
+
+@cache
+def named_networks() -> dict[str, str]:
+    """Notation -> id of every network in conf/model."""
+    files = sorted((CONF / "model").glob("*.yaml"))
+    return {yaml.safe_load(file.read_text())["layers"]: file.stem for file in files}
+
+
+def register_resolvers() -> None:
+    """Let ``${run_name:}`` in the configuration name the run's directory."""
+    OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
+
+
+def _resolve_run_name(*, _root_: DictConfig) -> str:
+    return run_name(read(_root_))
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    whole = asdict(config)
+    data = {key: whole["data"][key] for key in ("name", "val_size", "subset", "seed", "batch_size")}
+    if config.data.name == "folder":
+        data["content"] = _folder_digest(str(config.data.root))
+    teacher = whole["teacher"]
+    if config.teacher.checkpoint is not None:
+        teacher = {"checkpoint": file_digest(config.teacher.checkpoint)}
+    return {
+        "data": data,
+        "teacher": {**teacher, "layers": network_name(config.teacher.layers)},
+        "student": {**whole["student"], "layers": network_name(config.student.layers)},
+        "method": whole["method"],
+        "optimizer": whole["optimizer"],
+        "max_epochs": config.trainer.max_epochs,
+        "patience": (config.callbacks.get("best") or {}).get("patience"),
+        **{key: whole[key] for key in ("seed", "precision", "fast", "deterministic")},
+    }
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    text = json.dumps(_canonical(identity), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) + 0.0  # also -0.0 -> 0.0
+    return value
+
+
+def file_digest(path: str) -> str:
+    """Fingerprint of a file's content.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
+
+
+@cache
+def _folder_digest(root: str) -> str:
+    fingerprint = hashlib.sha256()
+    for file in sorted(Path(root).glob("t*/*/*.png")):
+        fingerprint.update(f"{file.relative_to(root)}:{file_digest(str(file))}".encode())
+    return fingerprint.hexdigest()[:16]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "", text.replace("-", "_"))[:60]
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    lines = str(error).splitlines()
+    key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), "")
+    if "not in" in lines[0]:
+        return f"{key} is not a key of this configuration; `python train.py --help` lists them."
+    return f"{key}: {lines[0]}" if key else lines[0]
+
+
+def _check_ranges(node: Any, prefix: str = "") -> None:
+    for item in fields(node):
+        value, key = getattr(node, item.name), prefix + item.name
+        if is_dataclass(value):
+            _check_ranges(value, f"{key}.")
+        elif value is not None:
+            check_range(key, value, **item.metadata)
+
+
+def check_range(
+    key: str,
+    value: Any,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> None:
+    """Refuse a value outside its range.
+
+    Raises:
+        InputError: naming the key, the value and the range.
+    """
+    rules = {
+        "a finite number": not isinstance(value, float) or math.isfinite(value),
+        f"at least {least}": least is None or value >= least,
+        f"above {above}": above is None or value > above,
+        f"at most {most}": most is None or value <= most,
+        f"below {below}": below is None or value < below,
+        f"one of {', '.join(choices or ())}": choices is None or value in choices,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise InputError(f"{key}={value} must be {rule}.")
+
+
+def _check_method(method: dict[str, Any]) -> None:
+    for key, rules in {"alpha": {"least": 0, "most": 1}, "sigma": {"least": 0}}.items():
+        if key in method:
+            value = method[key]
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"method.{key}={value} must be a number.")
+            check_range(f"method.{key}", float(value), **rules)
+
+
+def _check_nodes(group: str, nodes: dict[str, Any]) -> None:
+    for key, node in nodes.items():
+        if node is not None and not (isinstance(node, dict) and "_target_" in node):
+            raise InputError(
+                f"{group}.{key} is not a key of this configuration: an entry of {group} is a "
+                "mapping with a _target_."
+            )

@@ -1,0 +1,25 @@
+"""Images: sources, preprocessing, LightningDataModules."""
+
+from noisy_kd.data.module import (
+    Cifar10,
+    Digits,
+    Folder,
+    ImageDataModule,
+    ImageTable,
+    Mnist,
+    Svhn,
+    keyed_generator,
+    loader,
+)
+
+__all__ = [
+    "Cifar10",
+    "Digits",
+    "Folder",
+    "ImageDataModule",
+    "ImageTable",
+    "Mnist",
+    "Svhn",
+    "keyed_generator",
+    "loader",
+]

@@ -1,0 +1,75 @@
+"""How a command fails: one line that says what is wrong and how to mend it, and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+
+class InputError(ValueError):
+    """A wrong setting or unusable input; its message is the one line that the user reads."""
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error and all that led to it, outermost first."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def one_line(error: BaseException) -> str:
+    """What the user has to know of a configuration error, on one line."""
+    for link in causes(error):
+        if isinstance(link, InputError):
+            return " ".join(str(link).split())
+    text = " ".join(str(error).split())
+    if "To append to your config use" in text:  # Hydra's advice ends in a refusal: no new keys
+        key = text.split("'")[1].split("=")[0].lstrip("+")
+        return f"{key} is not a key of this configuration; `python train.py --help` lists them."
+    if "Available options" in text:  # an unknown name: Hydra lists the right ones
+        missing, _, rest = text.partition(" Available options in ")
+        group, _, names = rest.partition(":")
+        names = ", ".join(names.partition("Config search path")[0].split())
+        wanted = missing.rpartition("/")[2].rstrip("'")
+        return f"there is no {group.strip(chr(39))} named {wanted}: choose {names}."
+    if isinstance(error, OSError):
+        return f"{text}: choose an output folder that can be written (hydra.run.dir=DIR)."
+    return text
+
+
+def is_input_error(error: BaseException) -> bool:
+    """Whether the error is of the user's making: settings, names, values, files."""
+    if any(isinstance(link, InputError) for link in causes(error)):
+        return True
+    return isinstance(error, (HydraException, OmegaConfBaseException))
+
+
+def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: True) -> int:
+    """Run a command and return its exit code: 0 done, 2 bad input, 1 interrupted.
+
+    Any other error keeps its traceback (Python then exits with 1). Before ``started()`` is true
+    an OSError means an output folder that cannot be written, which is bad input too. With
+    ``HYDRA_FULL_ERROR=1`` in the environment bad input keeps its traceback as well.
+    """
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not is_input_error(error) and not (isinstance(error, OSError) and not started()):
+            raise
+        if show_traceback:
+            sys.excepthook(type(error), error, error.__traceback__)
+        print(f"noisy-kd: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,110 @@
+"""Noise on logits: the noisy teacher of [NT] (equation 2, Algorithm 1).
+
+Shapes: B samples in the mini-batch, C classes. z_BC are a teacher's logits (or a student's).
+
+What the noise does and does not do: with s ~ Bernoulli(alpha) the selection and z' = (1 + s xi) z,
+drawn anew at each step, E||g - z'||^2 = ||g - z||^2 + alpha sigma^2 ||z||^2. The added term does not
+depend on the student's weights, so the expected gradient is the clean one; the method acts through
+zero-mean gradient noise of covariance proportional to alpha sigma^2 diag(z^2). The cross term that
+[NT] section 3.4 prints as a product of norms is an inner product, -2 <g - z, s xi z>, of mean zero.
+On the *student's* logits the same noise adds alpha sigma^2 ||g||^2: a true penalty.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+READINGS = {
+    "alpha_selects": ("samples", "values"),
+    "selection": ("bernoulli", "exact"),
+    "noise_per": ("sample", "batch"),
+    "resample": ("step", "once"),
+}
+
+
+def perturb(z_BC: Tensor, xi: Tensor, selected: Tensor, sigma: float) -> Tensor:
+    """[NT] equation 2, z' = (1 + sigma xi) z where selected, z elsewhere (there bit for bit).
+
+    Args:
+        z_BC: logits, [B, C].
+        xi: standard normal, [B, C] (or [1, C]: one draw for the mini-batch).
+        selected: true where the noise acts, [B, 1] for samples or [B, C] for single values.
+        sigma: standard deviation of the noise.
+    """
+    return z_BC * torch.where(selected, 1 + sigma * xi, 1.0)
+
+
+def select(u: Tensor, alpha: float, selection: str = "bernoulli") -> Tensor:
+    """Which samples the noise meets ([NT] Algorithm 1, line 5), from uniform draws u.
+
+    ``bernoulli``: each with probability alpha. ``exact``: the round(alpha n) smallest of the n
+    draws, so that their number is the same in every mini-batch. Both grow with alpha: what is
+    selected at 0.3 is selected at 0.5 too.
+
+    Returns:
+        A boolean tensor of u's shape.
+    """
+    if selection == "bernoulli":
+        return u < alpha
+    rank = u.flatten().argsort().argsort().view(u.shape)
+    return rank < round(alpha * u.numel())
+
+
+@dataclass(frozen=True)
+class LogitNoise:
+    """Logit perturbation: the paper's noisy teacher, with each open reading as a setting.
+
+    Args:
+        alpha: probability that a sample is selected, in [0, 1].
+        sigma: standard deviation of the noise, relative to the logit; at least 0.
+        alpha_selects: ``samples`` (section 3.3, Algorithm 1) or single ``values`` (section 5.1).
+        selection: ``bernoulli``, or ``exact``: round(alpha B) of the mini-batch.
+        noise_per: one xi for each ``sample``, or one for the ``batch`` (Algorithm 1, line 4).
+        resample: anew at each ``step`` (Algorithm 1), or ``once`` for the whole training
+            (section 5.2: a sample's noisy logits remain the same): fixed wrong targets.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Example:
+        >>> noise = LogitNoise(alpha=0.5, sigma=0.9)
+        >>> targets = noise(teacher_logits, torch.Generator().manual_seed(0))
+    """
+
+    alpha: float
+    sigma: float
+    alpha_selects: str = "samples"
+    selection: str = "bernoulli"
+    noise_per: str = "sample"
+    resample: str = "step"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha={self.alpha}: a probability lies in [0, 1].")
+        if not (math.isfinite(self.sigma) and self.sigma >= 0):
+            raise ValueError(f"sigma={self.sigma}: a standard deviation is finite and at least 0.")
+        for name, choices in READINGS.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)}: choose {' or '.join(choices)}.")
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it leaves every logit as it is."""
+        return self.alpha == 0 or self.sigma == 0
+
+    def __call__(self, z_BC: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Perturbed logits, [B, C].
+
+        The draws do not depend on alpha and sigma, which enter as a threshold and a scale: runs
+        with one seed share their random numbers.
+        """
+        samples, classes = z_BC.shape
+        rows = 1 if self.noise_per == "batch" else samples
+        columns = classes if self.alpha_selects == "values" else 1
+        xi = torch.randn(rows, classes, generator=generator, device=z_BC.device)
+        u = torch.rand(samples, columns, generator=generator, device=z_BC.device)
+        return perturb(z_BC, xi, select(u, self.alpha, self.selection), self.sigma)

@@ -1,0 +1,1 @@
+"""Networks in the paper's notation, and what they cost."""

@@ -1,0 +1,131 @@
+"""The paper's notation <-> nn.Sequential.
+
+A ReLU follows every C and FC but the last of them; pools round up (Caffe's rule, without which
+NIN's AP8 would see 7x7). Initial weights, where the paper is silent: He et al. 2015, normal,
+fan-in, biases zero; with torch's default NIN learns far more slowly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from noisy_kd.errors import InputError
+from noisy_kd.model import notation as nt
+from noisy_kd.model.layers import Dropout
+
+
+def build(
+    layers: str | tuple[nt.Layer, ...],
+    input_shape: tuple[int, int, int],
+    classes: int | None = None,
+    seed: int = 0,
+) -> nn.Sequential:
+    """The network of a notation, with initial weights decided by the seed.
+
+    Args:
+        layers: a notation string, or the layers that :func:`noisy_kd.model.notation.parse` gives.
+        input_shape: (channels, height, width) of one image.
+        classes: how many logits there must be; None takes what comes.
+        seed: decides the initial weights.
+
+    Raises:
+        InputError: if the notation is wrong, or does not fit the images or the classes.
+    """
+    layers = nt.parse(layers) if isinstance(layers, str) else layers
+    net = nn.Sequential()
+    x = torch.empty(1, *input_shape, device="meta")
+    last = nt.output_layer(layers)
+    for i, layer in enumerate(layers):
+        for module in _modules(layer, x, with_relu=i < last):
+            x = _pass(module, x, f"layer {i + 1} ({layer}) of {nt.notation(layers)}", input_shape)
+            net.append(module)
+    if x.dim() == 4:
+        net.append(nn.Flatten())
+    if classes is not None and x.numel() != classes:
+        raise InputError(
+            f"{nt.notation(layers)} gives {x.numel()} logits for images of {_image(input_shape)}, "
+            f"but the data has {classes} classes."
+        )
+    net.to_empty(device="cpu")
+    initialise(net, torch.Generator().manual_seed(seed))
+    return net
+
+
+def notation_of(net: nn.Sequential) -> str:
+    """Print a net back in the paper's notation: the inverse of :func:`build`.
+
+    Raises:
+        ValueError: for a module that the notation has no word for.
+    """
+    layers = [layer for module in net for layer in _layers(module)]
+    return nt.notation(tuple(layers))
+
+
+def initialise(net: nn.Module, generator: torch.Generator) -> None:
+    """He et al. 2015: normal with variance 2 / fan-in, biases zero."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fan_in = math.prod(module.weight.shape[1:])
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in), generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _modules(layer: nt.Layer, x: Tensor, with_relu: bool) -> list[nn.Module]:
+    relu: list[nn.Module] = [nn.ReLU(inplace=True)] if with_relu else []
+    with torch.device("meta"):
+        match layer:
+            case nt.Conv():
+                return [
+                    nn.Conv2d(x.shape[1], layer.kernels, layer.kernel, layer.stride, layer.padding),
+                    *relu,
+                ]
+            case nt.Full():
+                flatten: list[nn.Module] = [nn.Flatten()] if x.dim() == 4 else []
+                return [*flatten, nn.Linear(math.prod(x.shape[1:]), layer.nodes), *relu]
+            case nt.Pool():
+                kind = nn.MaxPool2d if layer.kind == "MP" else nn.AvgPool2d
+                return [kind(layer.window, layer.stride, ceil_mode=True)]
+            case nt.Dropout():
+                return [Dropout(layer.probability)]
+
+
+def _pass(module: nn.Module, x: Tensor, where: str, input_shape: tuple[int, int, int]) -> Tensor:
+    image = f"images of {_image(input_shape)}"
+    if x.dim() == 2 and isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        raise InputError(f"{where} comes after a fully connected layer; C, MP and AP come before.")
+    window = getattr(module, "kernel_size", None)
+    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d) and int(window) > min(x.shape[2:]):  # type: ignore[arg-type]
+        raise InputError(f"{where} does not fit {image}: it would see only {_size(x)}.")
+    try:
+        return module(x)
+    except RuntimeError as error:
+        raise InputError(f"{where} does not fit {image}: it would see only {_size(x)}.") from error
+
+
+def _image(shape: tuple[int, int, int]) -> str:
+    return "x".join(str(n) for n in shape)
+
+
+def _size(x: Tensor) -> str:
+    return "x".join(str(n) for n in x.shape[2:])
+
+
+def _layers(module: nn.Module) -> list[nt.Layer]:
+    match module:
+        case nn.Conv2d():
+            (k, _), (s, _), p = module.kernel_size, module.stride, module.padding
+            return [nt.Conv(k, s, int(p[0]), module.out_channels)]
+        case nn.MaxPool2d() | nn.AvgPool2d():
+            kind = "MP" if isinstance(module, nn.MaxPool2d) else "AP"
+            return [nt.Pool(kind, int(module.kernel_size), int(module.stride))]  # type: ignore[arg-type]
+        case nn.Linear():
+            return [nt.Full(module.out_features)]
+        case nn.Dropout():
+            return [nt.Dropout(module.p)]
+        case nn.ReLU() | nn.Flatten():
+            return []
+    raise ValueError(f"the notation has no word for {module}")

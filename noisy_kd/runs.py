@@ -1,0 +1,79 @@
+"""A run's directory and its result: find it, read it, load its student.
+
+``result.json`` is the one source of every table; this module reads it without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisy_kd.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Result = dict[str, Any]
+
+
+def read_result(directory: Path) -> Result | None:
+    """The run's result, or None if it has none (yet)."""
+    try:
+        result: Result = json.loads((directory / "result.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return result
+
+
+def write_result(directory: Path, result: Result) -> None:
+    """Write ``result.json`` whole or not at all."""
+    temporary = directory / f"result.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    temporary.replace(directory / "result.json")
+
+
+def finished(directory: Path, config_hash: str) -> Result | None:
+    """The result of exactly this configuration, if this directory holds it."""
+    result = read_result(directory)
+    if result is not None and result.get("config_hash") == config_hash:
+        return result
+    return None
+
+
+def results(root: Path) -> Iterator[tuple[Path, Result]]:
+    """Every finished run directly below a folder."""
+    for file in sorted(root.glob("*/result.json")):
+        result = read_result(file.parent)
+        if result is not None:
+            yield file.parent, result
+
+
+def baseline_of(result: Result, root: Path) -> Result | None:
+    """The logit regression run with the same settings and seed, if it is below ``root``."""
+    for _, other in results(root):
+        same = other.get("settings_hash") == result["settings_hash"]
+        if same and other["method"] == "logit_regression" and other["status"] == "done":
+            return other
+    return None
+
+
+def load_student(directory: str | Path) -> nn.Sequential:
+    """The finished student of a run, in eval mode, on the CPU; its input is preprocessed images.
+
+    Raises:
+        InputError: if the directory holds no finished student.
+    """
+    import torch
+
+    from noisy_kd.model.network import build
+
+    result = read_result(Path(directory))
+    file = Path(directory) / "student.pt"
+    if result is None or not file.exists():
+        raise InputError(f"{directory} holds no finished student: name a run's directory.")
+    net = build(result["student_layers"], tuple(result["input_shape"]))
+    net.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+    return net.eval()

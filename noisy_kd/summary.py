@@ -1,0 +1,77 @@
+"""What a run says on the terminal: the plan at its start, the table at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from noisy_kd.config import Config
+from noisy_kd.runs import Result
+
+if TYPE_CHECKING:
+    from noisy_kd.data import ImageDataModule
+    from noisy_kd.training.hardware import Numerics
+
+
+def opening(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
+    """What is about to happen, in two lines."""
+    noise = ", ".join(f"{k} {config.method[k]:g}" for k in ("alpha", "sigma") if k in config.method)
+    method = f"{config.method_name} ({noise})" if noise else config.method_name
+    count = len(data.training_table(data.subset))
+    return (
+        f"{config.data.name}: {count:,} training samples, {len(data.val_rows):,} validation and "
+        f"{len(data.test_images):,} test images\n"
+        f"{method}: {config.teacher_name} -> {config.student_name}, seed {config.seed}, "
+        f"{config.trainer.max_epochs} epochs on {numerics.device} in {numerics.precision_name}"
+    )
+
+
+def print_closing(result: Result, baseline: Result | None, directory: Path) -> None:
+    """The closing table: teacher and student, how good and how large, and against the baseline."""
+    table = Table(title=f"{result['dataset']}, {result['method']}, seed {result['seed']}")
+    table.add_column("")
+    for name in ("teacher", "student"):
+        table.add_column(f"{name} {result[name]}", justify="right", overflow="fold")
+    size = result["test_size"]
+    table.add_row(
+        "test error",
+        _error(result["teacher_test_error"], result["teacher_test_errors"], size),
+        _error(result["test_error"], result["test_errors"], size),
+    )
+    if result["val_error"] is not None:
+        table.add_row("validation error", "", f"{result['val_error']:.2%}")
+    table.add_row("parameters", f"{result['teacher_parameters']:,}", f"{result['parameters']:,}")
+    table.add_row(
+        "multiplications", f"{result['teacher_multiplications']:,}", f"{result['multiplications']:,}"
+    )
+    table.add_row("compression", "", f"{result['compression']:.2f}x")
+    table.add_row(
+        "logit regression, same settings", "", _against(result, baseline)
+    )
+    console = Console()
+    console.print(table)
+    speed = f"{result['samples_per_second']:,.0f} samples/s"
+    console.print(
+        f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s, "
+        f"{speed}, {result['precision']}\n{directory}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _error(error: float | None, errors: int | None, size: int) -> str:
+    return "-" if error is None else f"{error:.2%} ({errors:,} of {size:,})"
+
+
+def _against(result: Result, baseline: Result | None) -> str:
+    if result["method"] == "logit_regression":
+        return "is this run"
+    if baseline is None:
+        return "not run yet"
+    if result["test_error"] is None or not baseline["test_error"]:
+        return f"{baseline['test_error']:.2%}"
+    gain = (baseline["test_error"] - result["test_error"]) / baseline["test_error"]
+    return f"{baseline['test_error']:.2%} ({gain:+.1%} relative improvement)"

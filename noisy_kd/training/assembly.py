@@ -1,0 +1,168 @@
+"""From the configuration to the objects of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, get_method, instantiate
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from noisy_kd.callbacks import BestEpoch
+from noisy_kd.config import Config, named_networks
+from noisy_kd.data import ImageDataModule
+from noisy_kd.errors import InputError
+from noisy_kd.method import Method
+from noisy_kd.model import notation
+from noisy_kd.training.hardware import Numerics
+
+OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
+
+
+def quiet_libraries() -> None:
+    """Silence advice and adverts that do not concern the user of this project."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*smaller than the logging.*",
+                    ".*batch_size` from an ambiguous.*", ".*Checkpoint directory.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+def data_module(config: Config) -> ImageDataModule:
+    """The images, read and split.
+
+    Raises:
+        InputError: if the files are missing or damaged, or too few for the split.
+    """
+    arguments = {k: v for k, v in vars(config.data).items() if k not in ("_target_", "name")}
+    arguments["root"] = arguments["root"] or ""
+    module: ImageDataModule = get_class(config.data._target_)(**arguments)
+    module.setup()
+    return module
+
+
+def method(config: Config) -> Method:
+    """The method, composed.
+
+    Raises:
+        InputError: if it does not take one of its keys, or not this value.
+    """
+    arguments = {key: value for key, value in config.method.items() if key != "_target_"}
+    try:
+        return get_method(config.method["_target_"])(**arguments)
+    except TypeError as error:
+        key = str(error).rpartition("argument ")[2]
+        raise InputError(f"method={config.method_name}: there is no key method.{key}.") from error
+    except ValueError as error:
+        raise InputError(f"method.{error}") from error
+
+
+def layers_for(layers: str, classes: int) -> tuple[notation.Layer, ...]:
+    """The layers of a network; one of conf/model takes as many logits as there are classes."""
+    parsed = notation.parse(layers)
+    if notation.notation(parsed) in named_networks():
+        return notation.with_classes(parsed, classes)
+    return parsed
+
+
+def student_layers(config: Config, classes: int) -> tuple[notation.Layer, ...]:
+    """The student's layers, with its dropout."""
+    layers = layers_for(config.student.layers, classes)
+    if config.student.dropout:
+        layers = notation.with_dropout(layers, config.student.dropout)
+    return layers
+
+
+def optimizer(target: str, lr: float, weight_decay: float, numerics: Numerics) -> OptimizerFactory:
+    """Makes the optimiser from a net's parameters; fused where the device has it."""
+    fused = {"fused": True} if numerics.fast and numerics.device.type in ("cpu", "cuda") else {}
+
+    def make(params: Any) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = get_class(target)(
+            params, lr=lr, weight_decay=weight_decay, **fused
+        )
+        return made
+
+    return make
+
+
+def device(config: Config) -> torch.device:
+    """Where a single-device run takes place.
+
+    Raises:
+        InputError: if the accelerator is not there.
+    """
+    wanted = config.trainer.accelerator
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted in there and not there[wanted]:
+        raise InputError(f"trainer.accelerator={wanted}: this machine has none; take trainer=cpu.")
+    if wanted not in ("auto", "cpu", *there):
+        raise InputError(f"trainer.accelerator={wanted}: choose auto, cpu, gpu or mps.")
+    if wanted == "gpu" or (wanted == "auto" and there["gpu"]):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("mps" if wanted == "mps" or (wanted == "auto" and there["mps"]) else "cpu")
+
+
+def trainer(
+    config: Config, max_epochs: int, callbacks: list[Callback], one_device: bool = False
+) -> Trainer:
+    """Lightning's Trainer; the runs' own callbacks log and keep checkpoints."""
+    settings = vars(config.trainer) | {"max_epochs": max_epochs}
+    target = settings.pop("_target_")
+    if one_device:
+        settings |= {"devices": 1, "strategy": "auto"}
+    made: Trainer = get_class(target)(
+        **settings,
+        callbacks=callbacks,
+        deterministic=config.deterministic,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar="progress" in displays_config(config),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    return made
+
+
+def displays_config(config: Config) -> dict[str, Any]:
+    """The callbacks that are not :class:`noisy_kd.callbacks.BestEpoch`, without empty ones."""
+    return {name: node for name, node in config.callbacks.items() if node and name != "best"}
+
+
+def displays(config: Config) -> list[Callback]:
+    """Progress bar and whatever callbacks the user added."""
+    return [instantiate(node) for node in displays_config(config).values()]
+
+
+def best_epoch(config: Config) -> BestEpoch:
+    """The choice of the epoch."""
+    node = config.callbacks.get("best")
+    made: BestEpoch = instantiate(node) if node else BestEpoch()
+    return made
+
+
+def loggers(config: Config, directory: Path) -> list[Logger]:
+    """The loggers of one run; they write into its directory, one event file per run."""
+    made: list[Logger] = []
+    for node in filter(None, config.logger.values()):
+        kind = get_class(node["_target_"])
+        place: dict[str, Any] = {"save_dir": str(directory), "name": "", "version": ""}
+        if issubclass(kind, TensorBoardLogger):
+            place["default_hp_metric"] = False
+        if issubclass(kind, WandbLogger):
+            place = {"save_dir": str(directory), "name": directory.name}
+        made.append(instantiate(node, **place))
+    return made
+
+
+def raise_if_interrupted(trainer: Trainer) -> None:
+    """Lightning swallows an interruption; what is half done must not pass for a result."""
+    if trainer.interrupted:
+        raise KeyboardInterrupt

@@ -1,0 +1,119 @@
+"""What this device is good at, found by trying, and switched on unless ``fast=false``."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import platform
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+FASTER = 1.3  # bf16 is chosen when a product of matrices is this much faster in it
+FLOAT32_ERROR = 1e-5  # relative error up to which a product counts as float32
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How a network is computed on a device.
+
+    Args:
+        device: where.
+        precision: ``32`` or ``bf16`` (autocast; weights and optimiser stay float32).
+        fast: fused optimiser, channels-last convolutions, several mini-batches per Lightning step.
+    """
+
+    device: torch.device
+    precision: str
+    fast: bool
+
+    @property
+    def precision_name(self) -> str:
+        """For people."""
+        return {"32": "float32", "bf16": "bfloat16 (mixed)"}[self.precision]
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
+        return nullcontext()
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Images in the memory layout that convolutions are fastest in."""
+        return x.contiguous(memory_format=torch.channels_last) if self.fast else x
+
+    def arrange_net(self, net: nn.Module) -> nn.Module:
+        """Weights on the device, in the layout that fits :meth:`arrange`."""
+        net.to(self.device)
+        return net.to(memory_format=torch.channels_last) if self.fast else net
+
+
+def choose(precision: str, fast: bool, device: torch.device) -> Numerics:
+    """Decide how to compute, and set what is global: matrix products, the allocator.
+
+    Args:
+        precision: ``auto``, ``32`` or ``bf16``. ``auto`` takes bf16 where a product of matrices is
+            at least 1.3 times faster in it, and float32 elsewhere or with ``fast=False``.
+        fast: whether to use what makes the device fast.
+        device: where the networks will run.
+    """
+    if precision == "auto":
+        precision = "bf16" if fast and bf16_speed(device) >= FASTER else "32"
+    if fast:
+        _keep_memory()
+        if device.type == "cpu":
+            torch.set_float32_matmul_precision("medium" if _medium_is_exact() else "highest")
+    return Numerics(device, precision, fast)
+
+
+@cache
+def bf16_speed(device: torch.device) -> float:
+    """How much faster a product of matrices is in bf16 than in float32, by trying."""
+    if device.type == "mps":
+        return 1.0
+    times = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(512, 1024, dtype=dtype, device=device)
+        times[dtype] = min(_seconds(a, device) for _ in range(5))
+    return times[torch.float32] / times[torch.bfloat16]
+
+
+def _seconds(a: Tensor, device: torch.device) -> float:
+    started = time.perf_counter()
+    a @ a.T
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+@cache
+def _medium_is_exact() -> bool:
+    """Whether "medium" products keep float32's accuracy here (on AMX they compute in bf16)."""
+    a = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    exact = a.double() @ a.double()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    error = ((a @ a).double() - exact).norm() / exact.norm()
+    torch.set_float32_matmul_precision(before)
+    return bool(error < FLOAT32_ERROR)
+
+
+@cache
+def _keep_memory() -> None:
+    """Let glibc keep freed memory: handing it back and faulting it in again costs every step.
+
+    The price is that memory returns to the system only at the end. Linux with glibc alone.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL("libc.so.6")
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    libc.mallopt(m_top_pad, 64 << 20)

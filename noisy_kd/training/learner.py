@@ -1,0 +1,232 @@
+"""The training loop: one LightningModule for the teacher, for one student, and for several.
+
+Shapes: B samples in a mini-batch, C classes, K nets side by side, N samples, V x M views of images.
+
+The K nets see the same data and differ in their method, seed or optimiser. They take turns on each
+mini-batch, draw from generators keyed by their own seed and the epoch, and so learn exactly what
+they would learn alone. Nothing is read from the device within an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+from noisy_kd.data import ImageTable, keyed_generator, loader
+from noisy_kd.method import Method
+from noisy_kd.model.layers import set_dropout_generator
+from noisy_kd.training.hardware import Numerics
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+"""Factor of the learning rate when the share ``done`` of all steps has been made."""
+
+
+@dataclass
+class Member:
+    """One net in training.
+
+    Args:
+        net: the network, with its initial weights.
+        method: what it learns from.
+        seed: decides batch order, noise and dropout.
+        optimizer: makes the optimiser from the parameters.
+        schedule: of the learning rate, a key of :data:`SCHEDULES`.
+    """
+
+    net: nn.Module
+    method: Method
+    seed: int
+    optimizer: Callable[[Any], torch.optim.Optimizer]
+    schedule: str = "linear"
+    target: Tensor | None = field(default=None, repr=False)
+
+
+class Learner(LightningModule):
+    """Trains K nets on the samples of one table.
+
+    Args:
+        members: the nets and how each learns.
+        table: the training samples.
+        teacher_logits: of all V x M views of all images, [V * M, C]; None without a teacher.
+        batch_size: B.
+        epochs: in all; the learning rate's schedule ends there.
+        numerics: how nets are computed.
+    """
+
+    def __init__(
+        self,
+        members: list[Member],
+        table: ImageTable,
+        teacher_logits: Tensor | None,
+        batch_size: int,
+        epochs: int,
+        numerics: Numerics,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.nets = nn.ModuleList(member.net for member in members)
+        self.members, self.table, self.teacher_logits = members, table, teacher_logits
+        self.batch_size, self.epochs, self.numerics = batch_size, epochs, numerics
+        self.steps_per_epoch = -(-len(table) // batch_size)
+        self.seconds_before = 0.0  # in an earlier process, when this training goes on from there
+        self.diverged = [False] * len(members)
+        self._sums: list[dict[str, Tensor | float]] = []
+        self._metrics: list[dict[str, float]] | None = None
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One optimiser per net."""
+        return [m.optimizer(m.net.parameters()) for m in self.members]
+
+    def on_fit_start(self) -> None:
+        """Draw the noise that is drawn once, and look up every training sample's target."""
+        self._started = time.perf_counter()
+        if self.teacher_logits is None:
+            return
+        samples = torch.arange(len(self.table))
+        z_NC = self.teacher_logits.to(self.device)[self.table.place(samples)]
+        for member in self.members:
+            generator = keyed_generator(member.seed, "frozen noise", device=z_NC.device)
+            member.target = member.method.fixed_target(z_NC, generator)
+        self.clean_target = z_NC
+
+    def on_train_epoch_start(self) -> None:
+        """Key every generator by seed and epoch."""
+        self._metrics = None
+        self._sums = [{} for _ in self.members]
+        self.generators = [
+            keyed_generator(m.seed, "noise", self.current_epoch, self.device) for m in self.members
+        ]
+        for member in self.members:
+            generator = keyed_generator(member.seed, "dropout", self.current_epoch, self.device)
+            set_dropout_generator(member.net, generator)
+
+    def training_step(self, batch: dict[int, Any], batch_idx: int) -> None:
+        """Several mini-batches (a chunk for each distinct seed): every net takes its turn."""
+        first = batch_idx * self.chunk_steps
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        for k, member in enumerate(self.members):
+            if self.diverged[k]:
+                continue
+            x, y, samples = batch[member.seed]
+            x = self.numerics.arrange(x)
+            for i, start in enumerate(range(0, len(y), self.batch_size)):
+                part = slice(start + rank, start + self.batch_size, world)
+                self._set_rate(k, first + i)
+                self._step(k, x[part], y[part], samples[part])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Count the errors on held-out images, and the agreements with the teacher."""
+        x, y, samples = batch
+        x = self.numerics.arrange(x)
+        taught = None
+        if self.teacher_logits is not None:
+            places = self.trainer.val_dataloaders.dataset.place(samples)
+            taught = self.teacher_logits[places.cpu()].argmax(dim=1).to(self.device)
+        for k, net in enumerate(self.nets):
+            with self.numerics.autocast():
+                guess = net(x).argmax(dim=1)
+            self._add(k, val_count=len(y), val_errors=(guess != y).sum())
+            if taught is not None:
+                self._add(k, agreements=(guess == taught).sum())
+
+    def metrics(self) -> list[dict[str, float]]:
+        """What the epoch gave, one dict per net: the one read from the device in an epoch.
+
+        A net whose loss is no longer finite is marked as diverged, and trained no further.
+        """
+        if self._metrics is None:
+            self._metrics = [self._read(sums) for sums in self._sums]
+            for k, metrics in enumerate(self._metrics):
+                self.diverged[k] = not math.isfinite(metrics.get("loss", math.nan))
+            self.trainer.should_stop = self.trainer.should_stop or all(self.diverged)
+        return self._metrics
+
+    def on_train_epoch_end(self) -> None:
+        """Show the mean over the nets in the progress bar."""
+        values = [m.get("val_error", m.get("loss", math.nan)) for m in self.metrics()]
+        name = "val_error" if "val_error" in self.metrics()[0] else "loss"
+        self.log(name, sum(values) / len(values), prog_bar=True)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, validation included, over all processes that shared it."""
+        return self.seconds_before + time.perf_counter() - self._started
+
+    @property
+    def chunk_steps(self) -> int:
+        """Mini-batches in one Lightning step: they share its overhead."""
+        return chunk_steps(self.numerics, self.trainer.world_size)
+
+    def _step(self, k: int, x: Tensor, y: Tensor, samples: Tensor) -> None:
+        """[NT] Algorithm 1, lines 4 to 8, for net k."""
+        member, optimizer = self.members[k], self._optimizers()[k]
+        z_BC = None
+        if member.target is not None:
+            z_BC = member.method.step_target(member.target[samples], self.generators[k])
+            if member.method.target is not None:
+                clean_BC = self.clean_target[samples]
+                self._add(k, moved=(z_BC - clean_BC).square().sum(), size=clean_BC.square().sum())
+        with self.numerics.autocast():
+            g_BC = member.net(x)
+        loss = member.method.loss(g_BC.float(), z_BC, y)
+        optimizer.zero_grad()
+        if self.trainer.world_size > 1:
+            self.manual_backward(loss)  # also averages the gradients over the devices
+        else:
+            loss.backward()
+        optimizer.step()
+        self._add(k, loss=loss.detach() * len(y), count=len(y))
+
+    def _set_rate(self, k: int, step: int) -> None:
+        done = (self.current_epoch + step / self.steps_per_epoch) / self.epochs
+        optimizer = self._optimizers()[k]
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * SCHEDULES[self.members[k].schedule](done)
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return list(self.trainer.optimizers)
+
+    def _add(self, k: int, **values: Tensor | int) -> None:
+        sums = self._sums[k]
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + value
+
+    def _read(self, sums: dict[str, Tensor | float]) -> dict[str, float]:
+        read = {name: float(value) for name, value in sums.items()}
+        metrics = {"loss": read["loss"] / read["count"]} if "count" in read else {}
+        if "moved" in read:
+            metrics["perturbation"] = read["moved"] / read["size"]
+        if read.get("val_count"):
+            metrics["val_errors"] = read["val_errors"]
+            metrics["val_error"] = read["val_errors"] / read["val_count"]
+        if "agreements" in read:
+            metrics["agreement"] = read["agreements"] / read["val_count"]
+        return metrics
+
+
+def chunk_steps(numerics: Numerics, world_size: int = 1) -> int:
+    """Mini-batches in one Lightning step; one where gradients are averaged over devices."""
+    return 16 if numerics.fast and world_size == 1 else 1
+
+
+def fit(
+    learner: Learner,
+    validation: ImageTable,
+    trainer: Trainer,
+) -> None:
+    """Train the learner's nets: a batch order per distinct seed, validation in large batches."""
+    chunk = learner.batch_size * chunk_steps(learner.numerics, trainer.world_size)
+    seeds = sorted({member.seed for member in learner.members})
+    held_out = loader(validation, 1000) if len(validation) else None
+    trainer.fit(learner, {s: loader(learner.table, chunk, s) for s in seeds}, held_out)

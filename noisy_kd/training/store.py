@@ -1,0 +1,156 @@
+"""Content-addressed store of what is made once: trained teachers and their logits.
+
+    python -m noisy_kd.training.store list    what is there, how large, made by what
+    python -m noisy_kd.training.store clean   remove it all
+
+An entry's key is a hash of everything that decides its bytes, this code's version included. It is
+written under a temporary name and renamed when whole, its checksum is verified when it is read,
+and a lock lets one process make what others wait for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from noisy_kd.errors import InputError, run_command
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the code that decides the bytes; raise it when a change here alters results
+
+
+def key_of(kind: str, made_by: dict[str, Any]) -> str:
+    """Name of an entry: its kind and a hash of everything that decides its bytes."""
+    text = json.dumps({"version": VERSION, "kind": kind, **made_by}, sort_keys=True)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def get_or_make(
+    store: Path, kind: str, made_by: dict[str, Any], make: Callable[[Path], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entry's tensors, made first if they are not there.
+
+    Args:
+        store: the store's folder.
+        kind: ``teacher`` or ``logits``.
+        made_by: everything that decides the bytes, as JSON values.
+        make: makes the content, a dict with ``tensors`` and ``facts`` (JSON values to remember);
+            its argument is a folder for unfinished work, kept if it is interrupted.
+
+    Returns:
+        The tensors and the facts. A damaged entry is made again, and a warning says so.
+
+    Raises:
+        InputError: if the store's folder cannot be written.
+    """
+    import torch
+
+    entry = store / key_of(kind, made_by)
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{entry}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise InputError(
+            f"store={store} cannot be written ({error.strerror}): choose another folder."
+        ) from error
+    with lock:
+        if not _is_sound(entry):
+            work = entry.with_name(f"{entry.name}.unfinished")
+            work.mkdir(exist_ok=True)
+            _write(entry, kind, made_by, make(work))
+            shutil.rmtree(work)
+        lock.release()
+    facts = json.loads((entry / "entry.json").read_text())["facts"]
+    return torch.load(entry / "tensors.pt", weights_only=True, mmap=True), facts
+
+
+def _write(entry: Path, kind: str, made_by: dict[str, Any], content: dict[str, Any]) -> None:
+    import torch
+
+    temporary = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    torch.save(content["tensors"], temporary / "tensors.pt")
+    about = {
+        "kind": kind,
+        "made_by": made_by,
+        "facts": content["facts"],
+        "checksum": _checksum(temporary / "tensors.pt"),
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+    }
+    (temporary / "entry.json").write_text(json.dumps(about, indent=1))
+    shutil.rmtree(entry, ignore_errors=True)
+    temporary.rename(entry)
+
+
+def _is_sound(entry: Path) -> bool:
+    try:
+        about = json.loads((entry / "entry.json").read_text())
+        if about["checksum"] == _checksum(entry / "tensors.pt"):
+            return True
+    except FileNotFoundError:
+        if not entry.exists():
+            return False
+    except (ValueError, KeyError):
+        pass
+    log.warning("%s is damaged and is made again.", entry)
+    return False
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def entries(store: Path) -> list[tuple[Path, dict[str, Any], int]]:
+    """Every finished entry: its folder, what is known of it, its size in bytes."""
+    found = []
+    for about in sorted(store.glob("*/entry.json")):
+        size = sum(file.stat().st_size for file in about.parent.iterdir())
+        found.append((about.parent, json.loads(about.read_text()), size))
+    return found
+
+
+def clean(store: Path) -> int:
+    """Remove everything in the store; returns how many entries there were."""
+    count = len(entries(store))
+    for path in store.glob("*"):
+        if path.name.startswith(("teacher-", "logits-")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return count
+
+
+def main() -> None:
+    """The command line: ``list`` or ``clean``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m noisy_kd.training.store", description="Trained teachers and their logits."
+    )
+    parser.add_argument("action", choices=["list", "clean"])
+    parser.add_argument("--store", type=Path, default=Path(".cache/store"), help="its folder")
+    options = parser.parse_args()
+    if options.action == "clean":
+        print(f"removed {clean(options.store)} entries from {options.store}")
+        return
+    for path, about, size in entries(options.store):
+        facts = ", ".join(f"{key} {value}" for key, value in about["facts"].items())
+        print(f"{path.name}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}")
+        print(f"    {about['made_by']['layers']}\n    {facts}")
+    if not entries(options.store):
+        print(f"{options.store} is empty")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

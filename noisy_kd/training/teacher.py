@@ -1,0 +1,148 @@
+"""Stage 1: the teacher, trained once with cross-entropy, or loaded from one's own checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noisy_kd.callbacks import BestEpoch, Resume, RunLogs
+from noisy_kd.config import Config, Teacher
+from noisy_kd.data import ImageDataModule
+from noisy_kd.errors import InputError
+from noisy_kd.method import family
+from noisy_kd.model.network import build, notation_of
+from noisy_kd.training import assembly, store
+from noisy_kd.training.hardware import Numerics
+from noisy_kd.training.learner import Learner, Member, fit
+
+log = logging.getLogger(__name__)
+
+
+def trained_teacher(
+    config: Config, data: ImageDataModule, numerics: Numerics, logs: Path
+) -> nn.Sequential:
+    """The frozen teacher: from ``teacher.checkpoint``, from the store, or trained for the store.
+
+    Args:
+        config: of the run; its teacher, data and precision decide the teacher.
+        data: the images.
+        numerics: how nets are computed.
+        logs: where the curves of its training go.
+
+    Returns:
+        The teacher on the device, in eval mode, without gradients.
+
+    Raises:
+        InputError: if the network does not fit the data or the checkpoint.
+    """
+    layers = assembly.layers_for(config.teacher.layers, len(data.classes))
+    net = build(layers, data.input_shape, len(data.classes), config.teacher.seed)
+    if config.teacher.checkpoint is not None:
+        weights = read_checkpoint(Path(config.teacher.checkpoint), net)
+    else:
+        weights = _from_store(config, data, numerics, net, logs)
+    net.load_state_dict(weights)
+    return frozen(net).to(numerics.device)
+
+
+def frozen(net: nn.Sequential) -> nn.Sequential:
+    """The net in eval mode, none of its weights open to gradients."""
+    return net.eval().requires_grad_(False)
+
+
+def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
+    """The weights in a state dict or a Lightning checkpoint, for this net.
+
+    A common prefix of the names (``model.``, ``net.``) is taken off. Nothing is unpickled but
+    tensors and plain values.
+
+    Raises:
+        InputError: if the file cannot be read safely or belongs to another architecture.
+    """
+    try:
+        content: Any = torch.load(file, weights_only=True, map_location="cpu")
+        content = content.get("state_dict", content)
+        weights = {str(name): value for name, value in content.items()}
+    except Exception as error:  # torch raises many kinds; all mean an unusable file
+        raise InputError(
+            f"teacher.checkpoint={file} cannot be read as a state dict or a Lightning checkpoint "
+            f"({type(error).__name__}): save it by torch.save(net.state_dict(), FILE)."
+        ) from error
+    expected = net.state_dict()
+    first = next(iter(expected))
+    prefix = next((name[: -len(first)] for name in weights if name.endswith(first)), "")
+    found = {name: weights.get(prefix + name) for name in expected}
+    for name, value in found.items():
+        if value is None or value.shape != expected[name].shape:
+            there = "nothing" if value is None else tuple(value.shape)
+            raise InputError(
+                f"teacher.checkpoint={file} is of another architecture than teacher.layers: "
+                f"{name} should be {tuple(expected[name].shape)}, the file has {there}."
+            )
+    return found  # type: ignore[return-value]
+
+
+def _from_store(
+    config: Config, data: ImageDataModule, numerics: Numerics, net: nn.Sequential, logs: Path
+) -> dict[str, Tensor]:
+    made_by = _made_by(config.teacher, net, data, numerics)
+
+    def make(work: Path) -> dict[str, Any]:
+        log.info("Training the teacher %s.", config.teacher_name)
+        return _train(config, data, numerics, net, work, logs)
+
+    weights, facts = store.get_or_make(Path(config.store), "teacher", made_by, make)
+    log.info("Teacher %s: %s", config.teacher_name, facts)
+    return weights
+
+
+def _made_by(
+    teacher: Teacher, net: nn.Sequential, data: ImageDataModule, numerics: Numerics
+) -> dict[str, Any]:
+    """Everything that decides the teacher's weights."""
+    return {
+        "layers": notation_of(net),
+        "data": data.name,
+        "images": data.digest,
+        "views": data.views,
+        "val_size": len(data.val_rows),
+        "data_seed": data.seed,
+        "subset": teacher.subset,
+        "batch_size": data.batch_size,
+        "max_epochs": teacher.max_epochs,
+        "lr": teacher.lr,
+        "weight_decay": teacher.weight_decay,
+        "schedule": teacher.schedule,
+        "seed": teacher.seed,
+        "precision": numerics.precision,
+        "device": numerics.device.type,
+    }
+
+
+def _train(
+    config: Config,
+    data: ImageDataModule,
+    numerics: Numerics,
+    net: nn.Sequential,
+    work: Path,
+    logs: Path,
+) -> dict[str, Any]:
+    teacher = config.teacher
+    optimizer = assembly.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
+    member = Member(net, family.supervised(), teacher.seed, optimizer, teacher.schedule)
+    table = data.training_table(teacher.subset)
+    learner = Learner([member], table, None, data.batch_size, teacher.max_epochs, numerics)
+    best = BestEpoch()
+    resume = Resume([work / "last.ckpt"], best, [work.name])
+    callbacks = [best, resume, RunLogs([assembly.loggers(config, logs)]), *assembly.displays(config)]
+    trainer = assembly.trainer(config, teacher.max_epochs, callbacks, one_device=True)
+    fit(learner, data.validation_table(), trainer)
+    assembly.raise_if_interrupted(trainer)
+    chosen = best.best[0]
+    facts = {"val_error": chosen.val_error, "epoch": chosen.epoch, "seconds": learner.seconds}
+    return {"tensors": {k: v.cpu() for k, v in chosen.weights.items()}, "facts": facts}
+
