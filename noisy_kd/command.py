@@ -14,7 +14,7 @@ from noisy_kd import runs, summary
 log = logging.getLogger(__name__)
 
 
-class Diverged(RuntimeError):
+class DivergedError(RuntimeError):
     """The student's loss is no longer a finite number."""
 
 
@@ -26,7 +26,7 @@ def train(cfg: DictConfig) -> float | None:
 
     Raises:
         InputError: for bad input.
-        Diverged: if the student's loss became infinite or NaN; ``result.json`` says so too.
+        DivergedError: if the student's loss became infinite or NaN; ``result.json`` says so too.
     """
     config = configuration.read(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
@@ -39,6 +39,8 @@ def train(cfg: DictConfig) -> float | None:
         result = run([config], [directory])[0]
     summary.print_closing(result, runs.baseline_of(result, directory.parent), directory)
     if result["status"] == "diverged":
-        raise Diverged(f"{directory}: the loss is no longer finite; try a smaller optimizer.lr.")
+        raise DivergedError(
+            f"{directory}: the loss is no longer finite; try a smaller optimizer.lr."
+        )
     error: float | None = result["val_error"]
     return error

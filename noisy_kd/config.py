@@ -144,8 +144,8 @@ def read(cfg: DictConfig) -> Config:
         InputError: for an unknown key, a wrong type, or a value out of its range.
     """
     try:
-        content = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"})
-        content = OmegaConf.to_container(content, resolve=True)
+        own = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"})
+        content = OmegaConf.to_container(own, resolve=True)
         merged = OmegaConf.merge(OmegaConf.structured(Config), content)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
@@ -192,7 +192,8 @@ def settings_hash(config: Config) -> str:
 def run_name(config: Config) -> str:
     """Name of a run's directory: what was run, and the configuration's hash; never the clock."""
     parts = [config.data.name, _slug(config.student_name), config.method_name]
-    parts += [f"{key[0]}{config.method[key]:g}" for key in ("alpha", "sigma") if key in config.method]
+    noise = {key: config.method[key] for key in ("alpha", "sigma") if key in config.method}
+    parts += [f"{key[0]}{value:g}" for key, value in noise.items()]
     return "-".join([*parts, f"seed{config.seed}", config_hash(config)])
 
 
@@ -323,12 +324,12 @@ def check_range(
 
 
 def _check_method(method: dict[str, Any]) -> None:
-    for key, rules in {"alpha": {"least": 0, "most": 1}, "sigma": {"least": 0}}.items():
+    for key, most in {"alpha": 1.0, "sigma": None}.items():
         if key in method:
             value = method[key]
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InputError(f"method.{key}={value} must be a number.")
-            check_range(f"method.{key}", float(value), **rules)
+            check_range(f"method.{key}", float(value), least=0, most=most)
 
 
 def _check_nodes(group: str, nodes: dict[str, Any]) -> None:

@@ -45,14 +45,15 @@ def print_closing(result: Result, baseline: Result | None, directory: Path) -> N
         table.add_row("validation error", "", f"{result['val_error']:.2%}")
     table.add_row("parameters", f"{result['teacher_parameters']:,}", f"{result['parameters']:,}")
     table.add_row(
-        "multiplications", f"{result['teacher_multiplications']:,}", f"{result['multiplications']:,}"
+        "multiplications",
+        f"{result['teacher_multiplications']:,}",
+        f"{result['multiplications']:,}",
     )
     table.add_row("compression", "", f"{result['compression']:.2f}x")
-    table.add_row(
-        "logit regression, same settings", "", _against(result, baseline)
-    )
+    table.add_row("baseline*", "", _against(result, baseline))
     console = Console()
     console.print(table)
+    console.print("* logit regression with the same settings", style="dim")
     speed = f"{result['samples_per_second']:,.0f} samples/s"
     console.print(
         f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s, "
@@ -74,4 +75,4 @@ def _against(result: Result, baseline: Result | None) -> str:
     if result["test_error"] is None or not baseline["test_error"]:
         return f"{baseline['test_error']:.2%}"
     gain = (baseline["test_error"] - result["test_error"]) / baseline["test_error"]
-    return f"{baseline['test_error']:.2%} ({gain:+.1%} relative improvement)"
+    return f"{baseline['test_error']:.2%} ({gain:+.1%} relative)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 

@@ -44,7 +44,8 @@ class Resume(Callback):
         done = epochs.pop()
         progress = trainer.fit_loop.epoch_progress
         for counts in (progress.current, progress.total):
-            counts.ready = counts.started = counts.processed = counts.completed = done
+            for name in vars(counts):  # ready, started, processed, completed
+                setattr(counts, name, done)
 
     def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Write the checkpoints, each under a temporary name first."""

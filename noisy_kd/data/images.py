@@ -191,9 +191,8 @@ class _reading:  # noqa: N801 - a context manager, read as a phrase
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         # torchvision: RuntimeError (missing, wrong md5, no network), OSError, ValueError,
-        # AssertionError and zlib.error (truncated), IndexError (empty).
-        expected = (RuntimeError, OSError, ValueError, AssertionError, zlib.error, IndexError)
-        expected += (KeyError, TypeError, EOFError)
+        # AssertionError and zlib.error (truncated), LookupError (content missing).
+        expected = (RuntimeError, OSError, ValueError, AssertionError, zlib.error, LookupError)
         if isinstance(error, expected) and not isinstance(error, InputError):
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
@@ -266,7 +265,9 @@ def _is_grey(file: Path) -> bool:
         with Image.open(file) as image:
             return image.mode in ("1", "L", "LA")
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{file} is not an image that can be read: replace or remove it.") from error
+        raise InputError(
+            f"{file} is not an image that can be read: replace or remove it."
+        ) from error
 
 
 def _decode(files: dict[str, list[Path]], mode: str) -> Images:

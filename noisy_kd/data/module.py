@@ -311,6 +311,6 @@ def _digest(*parts: Images) -> str:
     fingerprint = hashlib.blake2b(digest_size=16)
     for part in parts:
         fingerprint.update(str(tuple(part.pixels.shape)).encode())
-        fingerprint.update(part.pixels.numpy())
-    fingerprint.update(parts[0].labels.numpy())
+        fingerprint.update(part.pixels.numpy().data)
+    fingerprint.update(parts[0].labels.numpy().data)
     return fingerprint.hexdigest()

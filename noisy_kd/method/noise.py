@@ -2,12 +2,12 @@
 
 Shapes: B samples in the mini-batch, C classes. z_BC are a teacher's logits (or a student's).
 
-What the noise does and does not do: with s ~ Bernoulli(alpha) the selection and z' = (1 + s xi) z,
-drawn anew at each step, E||g - z'||^2 = ||g - z||^2 + alpha sigma^2 ||z||^2. The added term does not
-depend on the student's weights, so the expected gradient is the clean one; the method acts through
-zero-mean gradient noise of covariance proportional to alpha sigma^2 diag(z^2). The cross term that
-[NT] section 3.4 prints as a product of norms is an inner product, -2 <g - z, s xi z>, of mean zero.
-On the *student's* logits the same noise adds alpha sigma^2 ||g||^2: a true penalty.
+What the noise does and does not do: with s ~ Bernoulli(alpha) the selection, z' = (1 + s xi) z and
+the noise drawn anew at each step, E||g - z'||^2 = ||g - z||^2 + alpha sigma^2 ||z||^2. The added
+term does not depend on the student's weights, so the expected gradient is the clean one; the method
+acts through zero-mean gradient noise of covariance proportional to alpha sigma^2 diag(z^2). The
+cross term that [NT] section 3.4 prints as a product of norms is an inner product of mean zero,
+-2 <g - z, s xi z>. On the *student's* logits the same noise adds alpha sigma^2 ||g||^2: a penalty.
 """
 
 from __future__ import annotations

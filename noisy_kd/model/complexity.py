@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from noisy_kd.model.network import label
+
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One leaf module of a net: its output shape (without the batch) and its cost."""
+    """One leaf module: its word in the notation (or its class), its output's shape, its cost."""
 
-    module: nn.Module
+    label: str
     output_shape: tuple[int, ...]
     multiplications: int
     parameters: int
@@ -38,7 +40,7 @@ def layer_costs(net: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
         multiplications = counter.get_total_flops() // 2 - seen
         seen += multiplications
         parameters = sum(p.numel() for p in module.parameters())
-        costs.append(LayerCost(module, tuple(output.shape[1:]), multiplications, parameters))
+        costs.append(LayerCost(label(module), tuple(output.shape[1:]), multiplications, parameters))
 
     for module in twin.modules():
         if not any(module.children()):
@@ -62,4 +64,3 @@ def size_in_bytes(net: nn.Module) -> int:
     """Bytes of all weights and buffers as they are stored."""
     tensors = [*net.parameters(), *net.buffers()]
     return sum(t.numel() * t.element_size() for t in tensors)
-

@@ -64,6 +64,14 @@ def notation_of(net: nn.Sequential) -> str:
     return nt.notation(tuple(layers))
 
 
+def label(module: nn.Module) -> str:
+    """The module's word in the notation, or its class's name."""
+    try:
+        return str(_layers(module)[0])
+    except (ValueError, IndexError):
+        return type(module).__name__
+
+
 def initialise(net: nn.Module, generator: torch.Generator) -> None:
     """He et al. 2015: normal with variance 2 / fan-in, biases zero."""
     for module in net.modules():
@@ -101,7 +109,8 @@ def _pass(module: nn.Module, x: Tensor, where: str, input_shape: tuple[int, int,
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d) and int(window) > min(x.shape[2:]):  # type: ignore[arg-type]
         raise InputError(f"{where} does not fit {image}: it would see only {_size(x)}.")
     try:
-        return module(x)
+        out: Tensor = module(x)
+        return out
     except RuntimeError as error:
         raise InputError(f"{where} does not fit {image}: it would see only {_size(x)}.") from error
 

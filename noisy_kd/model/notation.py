@@ -127,7 +127,7 @@ def with_classes(layers: tuple[Layer, ...], classes: int) -> tuple[Layer, ...]:
     """The same network with another number of logits."""
     at = output_layer(layers)
     last = layers[at]
-    new = replace(last, **{"kernels" if isinstance(last, Conv) else "nodes": classes})
+    new = replace(last, kernels=classes) if isinstance(last, Conv) else Full(classes)
     return (*layers[:at], new, *layers[at + 1 :])
 
 

@@ -29,8 +29,7 @@ def quiet_libraries() -> None:
     """Silence advice and adverts that do not concern the user of this project."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*smaller than the logging.*",
-                    ".*batch_size` from an ambiguous.*", ".*Checkpoint directory.*"):
+    for message in (".*does not have many workers.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", message)
 
 
@@ -55,12 +54,13 @@ def method(config: Config) -> Method:
     """
     arguments = {key: value for key, value in config.method.items() if key != "_target_"}
     try:
-        return get_method(config.method["_target_"])(**arguments)
+        composed: Method = get_method(config.method["_target_"])(**arguments)
     except TypeError as error:
         key = str(error).rpartition("argument ")[2]
         raise InputError(f"method={config.method_name}: there is no key method.{key}.") from error
     except ValueError as error:
         raise InputError(f"method.{error}") from error
+    return composed
 
 
 def layers_for(layers: str, classes: int) -> tuple[notation.Layer, ...]:
@@ -166,3 +166,9 @@ def raise_if_interrupted(trainer: Trainer) -> None:
     """Lightning swallows an interruption; what is half done must not pass for a result."""
     if trainer.interrupted:
         raise KeyboardInterrupt
+
+
+def views(config: Config) -> int:
+    """How many views of each image the data set trains on."""
+    kind: type[ImageDataModule] = get_class(config.data._target_)
+    return kind.views

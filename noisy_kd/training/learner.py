@@ -58,6 +58,7 @@ class Learner(LightningModule):
     Args:
         members: the nets and how each learns.
         table: the training samples.
+        validation_table: the held-out images, possibly none.
         teacher_logits: of all V x M views of all images, [V * M, C]; None without a teacher.
         batch_size: B.
         epochs: in all; the learning rate's schedule ends there.
@@ -68,6 +69,7 @@ class Learner(LightningModule):
         self,
         members: list[Member],
         table: ImageTable,
+        validation_table: ImageTable,
         teacher_logits: Tensor | None,
         batch_size: int,
         epochs: int,
@@ -76,7 +78,8 @@ class Learner(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.nets = nn.ModuleList(member.net for member in members)
-        self.members, self.table, self.teacher_logits = members, table, teacher_logits
+        self.members, self.teacher_logits = members, teacher_logits
+        self.table, self.validation_table = table, validation_table
         self.batch_size, self.epochs, self.numerics = batch_size, epochs, numerics
         self.steps_per_epoch = -(-len(table) // batch_size)
         self.seconds_before = 0.0  # in an earlier process, when this training goes on from there
@@ -131,7 +134,7 @@ class Learner(LightningModule):
         x = self.numerics.arrange(x)
         taught = None
         if self.teacher_logits is not None:
-            places = self.trainer.val_dataloaders.dataset.place(samples)
+            places = self.validation_table.place(samples)
             taught = self.teacher_logits[places.cpu()].argmax(dim=1).to(self.device)
         for k, net in enumerate(self.nets):
             with self.numerics.autocast():
@@ -220,13 +223,9 @@ def chunk_steps(numerics: Numerics, world_size: int = 1) -> int:
     return 16 if numerics.fast and world_size == 1 else 1
 
 
-def fit(
-    learner: Learner,
-    validation: ImageTable,
-    trainer: Trainer,
-) -> None:
+def fit(learner: Learner, trainer: Trainer) -> None:
     """Train the learner's nets: a batch order per distinct seed, validation in large batches."""
     chunk = learner.batch_size * chunk_steps(learner.numerics, trainer.world_size)
     seeds = sorted({member.seed for member in learner.members})
-    held_out = loader(validation, 1000) if len(validation) else None
+    held_out = loader(learner.validation_table, 1000) if len(learner.validation_table) else None
     trainer.fit(learner, {s: loader(learner.table, chunk, s) for s in seeds}, held_out)

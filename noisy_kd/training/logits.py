@@ -17,9 +17,7 @@ from noisy_kd.training import store
 log = logging.getLogger(__name__)
 
 
-def cached_logits(
-    teacher: nn.Sequential, data: ImageDataModule, folder: Path
-) -> dict[str, Tensor]:
+def cached_logits(teacher: nn.Sequential, data: ImageDataModule, folder: Path) -> dict[str, Tensor]:
     """The teacher's logits, float32, in eval mode, from the store or made for it.
 
     Args:

@@ -66,7 +66,8 @@ def train_students(
     table = data.training_table(data.subset)
     teacher_logits = None if logits is None else logits["train"]
     epochs = first.trainer.max_epochs
-    learner = Learner(members, table, teacher_logits, data.batch_size, epochs, numerics)
+    held_out = data.validation_table()
+    learner = Learner(members, table, held_out, teacher_logits, data.batch_size, epochs, numerics)
     best = assembly.best_epoch(first)
     files = [directory / "last.ckpt" for directory in directories]
     resume = Resume(files, best, [config_hash(config) for config in configs])
@@ -74,7 +75,7 @@ def train_students(
         resume.remove()
     logs = RunLogs([assembly.loggers(c, d) for c, d in zip(configs, directories, strict=True)])
     trainer = assembly.trainer(first, epochs, [best, resume, logs, *assembly.displays(first)])
-    fit(learner, data.validation_table(), trainer)
+    fit(learner, trainer)
     assembly.raise_if_interrupted(trainer)
     trained = []
     for k, net in enumerate(nets):

@@ -134,15 +134,26 @@ def _train(
     teacher = config.teacher
     optimizer = assembly.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
     member = Member(net, family.supervised(), teacher.seed, optimizer, teacher.schedule)
-    table = data.training_table(teacher.subset)
-    learner = Learner([member], table, None, data.batch_size, teacher.max_epochs, numerics)
+    learner = Learner(
+        [member],
+        data.training_table(teacher.subset),
+        data.validation_table(),
+        None,
+        data.batch_size,
+        teacher.max_epochs,
+        numerics,
+    )
     best = BestEpoch()
     resume = Resume([work / "last.ckpt"], best, [work.name])
-    callbacks = [best, resume, RunLogs([assembly.loggers(config, logs)]), *assembly.displays(config)]
+    callbacks = [
+        best,
+        resume,
+        RunLogs([assembly.loggers(config, logs)]),
+        *assembly.displays(config),
+    ]
     trainer = assembly.trainer(config, teacher.max_epochs, callbacks, one_device=True)
-    fit(learner, data.validation_table(), trainer)
+    fit(learner, trainer)
     assembly.raise_if_interrupted(trainer)
     chosen = best.best[0]
     facts = {"val_error": chosen.val_error, "epoch": chosen.epoch, "seconds": learner.seconds}
     return {"tensors": {k: v.cpu() for k, v in chosen.weights.items()}, "facts": facts}
-

@@ -1,0 +1,37 @@
+# make train          set up and train (arguments: make train ARGS="data=mnist seed=2")
+# make test           set up and test (real data: NOISY_KD_DATA=DIR make test)
+# make lint           style and types
+
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: train test lint clean
+
+train: .venv/.train
+	@$(BIN)/python train.py $(ARGS)
+
+test: .venv/.test
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .cache
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "noisy-kd needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.train: .venv/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/.test: .venv/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ .venv/.train

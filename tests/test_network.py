@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import nn
+
+from noisy_kd.config import named_networks
+from noisy_kd.errors import InputError
+from noisy_kd.model import complexity
+from noisy_kd.model.layers import Dropout, set_dropout_generator
+from noisy_kd.model.network import build, label, notation_of
+
+COLOUR = (3, 32, 32)
+
+
+def shape_for(name):
+    return {"lenet": (1, 28, 28), "fc800": (1, 28, 28)}.get(
+        name, (1, 8, 8) if name.startswith("digits") else COLOUR
+    )
+
+
+@pytest.mark.parametrize("text", sorted(named_networks()))
+def test_every_network_builds_runs_and_prints_itself_back(text):
+    shape = shape_for(named_networks()[text])
+    net = build(text, shape, classes=10)
+    assert notation_of(net) == text
+    assert net(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_a_relu_follows_every_layer_but_the_last():
+    kinds = [type(m).__name__ for m in build("[C3(S1P1)@4-MP2(S2)]-FC8-FC10", (1, 8, 8))]
+    assert kinds == ["Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear", "ReLU", "Linear"]
+
+
+def test_pools_round_up_so_that_nin_ends_at_8x8():
+    nin = next(text for text, name in named_networks().items() if name == "nin")
+    costs = complexity.layer_costs(build(nin, COLOUR), COLOUR)
+    sizes = {c.label: c.output_shape for c in costs}
+    assert sizes["MP3(S2)"] == (96, 16, 16)
+    assert sizes["AP3(S2)"] == (192, 8, 8)
+    assert sizes["AP8(S1)"] == (10, 1, 1)
+
+
+def test_the_seed_decides_the_weights():
+    one, same, other = (build("FC50-FC10", (1, 8, 8), seed=s)[1].weight for s in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_initial_weights_are_he_normal_and_do_not_touch_the_global_generator():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    net = build("FC1000-FC10", (1, 20, 20))
+    assert torch.equal(torch.rand(1), expected)
+    assert net[1].weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.01)
+    assert (net[1].bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("FC8-FC9", "9 logits .* 10 classes"),
+        ("[C3(S1P1)@10]", "640 logits"),
+        ("FC8-[C3(S1P1)@4]-FC10", "after a fully connected layer"),
+        ("[C9(S1P0)@4]-FC10", r"layer 1 \(C9\(S1P0\)@4\) .* only 8x8"),
+        ("[C3(S1P1)@4]-AP9(S1)-FC10", r"layer 2 \(AP9\(S1\)\)"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused(text, what):
+    with pytest.raises(InputError, match=what):
+        build(text, (1, 8, 8), classes=10)
+
+
+def test_modules_without_a_word_are_named_or_refused():
+    assert label(nn.Tanh()) == "Tanh"
+    assert label(nn.ReLU()) == "ReLU"
+    with pytest.raises(ValueError, match="no word"):
+        notation_of(nn.Sequential(nn.Tanh()))
+
+
+def test_sizes():
+    net = build("FC8-FC10", (1, 8, 8))
+    assert complexity.parameters(net) == 64 * 8 + 8 + 80 + 10
+    assert complexity.size_in_bytes(net) == 4 * complexity.parameters(net)
+    assert complexity.multiplications(net, (1, 8, 8)) == 64 * 8 + 80
+
+
+def test_dropout_drops_with_probability_p_and_keeps_the_mean():
+    layer = Dropout(0.3)
+    layer.generator = torch.Generator().manual_seed(0)
+    out = layer(torch.ones(100_000))
+    assert (out == 0).float().mean().item() == pytest.approx(0.3, abs=0.006)
+    assert out.mean().item() == pytest.approx(1, abs=0.01)
+    assert torch.equal(layer.eval()(torch.ones(3)), torch.ones(3))
+
+
+def test_dropout_draws_from_its_own_generator():
+    net = build("FC50-D0.5-FC10", (1, 8, 8))
+    x = torch.ones(4, 1, 8, 8)
+    outputs = []
+    for _ in range(2):
+        set_dropout_generator(net, torch.Generator().manual_seed(7))
+        outputs.append(net(x))
+        torch.rand(3)
+    assert torch.equal(*outputs)
