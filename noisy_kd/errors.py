@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from typing import Any, TextIO
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -51,6 +53,21 @@ def is_input_error(error: BaseException) -> bool:
     return isinstance(error, (HydraException, OmegaConfBaseException))
 
 
+class _WithoutHydrasLine:
+    """Standard error without the line that Hydra writes before it raises a job's error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if text.startswith("Error executing job with overrides:"):
+            return len(text)
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: True) -> int:
     """Run a command and return its exit code: 0 done, 2 bad input, 1 interrupted.
 
@@ -61,7 +78,8 @@ def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: 
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
-        main()
+        with redirect_stderr(_WithoutHydrasLine(sys.stderr)):  # type: ignore[type-var]
+            main()
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on where it stopped.", file=sys.stderr)
         return 1

@@ -93,7 +93,8 @@ def test_multiplications_of_the_teacher_and_compression_ratios():
 
 
 def test_nin_without_its_second_1x1_layer_has_the_printed_count():
-    without = layers("nin").replace("[C1(S1P0)@192]-[C1(S1P0)@192]-[C1(S1P0)@10]",
-                                    "[C1(S1P0)@192]-[C1(S1P0)@10]")
+    without = layers("nin").replace(
+        "[C1(S1P0)@192]-[C1(S1P0)@192]-[C1(S1P0)@10]", "[C1(S1P0)@192]-[C1(S1P0)@10]"
+    )
     count = multiplications(build(without, (3, 32, 32)), (3, 32, 32))
     assert count == 222_486_528

@@ -51,6 +51,4 @@ def test_contrast_of_a_flat_image_is_zero():
 
 def test_scale_and_mirror(pixels):
     assert preprocess.Scale()(pixels).max() <= 1
-    np.testing.assert_array_equal(
-        preprocess.mirror(pixels).numpy(), pixels.numpy()[:, :, :, ::-1]
-    )
+    np.testing.assert_array_equal(preprocess.mirror(pixels).numpy(), pixels.numpy()[:, :, :, ::-1])

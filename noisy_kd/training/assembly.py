@@ -162,12 +162,6 @@ def loggers(config: Config, directory: Path) -> list[Logger]:
     return made
 
 
-def raise_if_interrupted(trainer: Trainer) -> None:
-    """Lightning swallows an interruption; what is half done must not pass for a result."""
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-
-
 def views(config: Config) -> int:
     """How many views of each image the data set trains on."""
     kind: type[ImageDataModule] = get_class(config.data._target_)

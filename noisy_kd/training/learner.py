@@ -224,8 +224,17 @@ def chunk_steps(numerics: Numerics, world_size: int = 1) -> int:
 
 
 def fit(learner: Learner, trainer: Trainer) -> None:
-    """Train the learner's nets: a batch order per distinct seed, validation in large batches."""
+    """Train the learner's nets: a batch order per distinct seed, validation in large batches.
+
+    Raises:
+        KeyboardInterrupt: if the training was interrupted.
+    """
     chunk = learner.batch_size * chunk_steps(learner.numerics, trainer.world_size)
     seeds = sorted({member.seed for member in learner.members})
     held_out = loader(learner.validation_table, 1000) if len(learner.validation_table) else None
-    trainer.fit(learner, {s: loader(learner.table, chunk, s) for s in seeds}, held_out)
+    try:
+        trainer.fit(learner, {s: loader(learner.table, chunk, s) for s in seeds}, held_out)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt

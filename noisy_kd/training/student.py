@@ -76,7 +76,6 @@ def train_students(
     logs = RunLogs([assembly.loggers(c, d) for c, d in zip(configs, directories, strict=True)])
     trainer = assembly.trainer(first, epochs, [best, resume, logs, *assembly.displays(first)])
     fit(learner, trainer)
-    assembly.raise_if_interrupted(trainer)
     trained = []
     for k, net in enumerate(nets):
         if best.best[k].weights:

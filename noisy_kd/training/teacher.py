@@ -153,7 +153,6 @@ def _train(
     ]
     trainer = assembly.trainer(config, teacher.max_epochs, callbacks, one_device=True)
     fit(learner, trainer)
-    assembly.raise_if_interrupted(trainer)
     chosen = best.best[0]
     facts = {"val_error": chosen.val_error, "epoch": chosen.epoch, "seconds": learner.seconds}
     return {"tensors": {k: v.cpu() for k, v in chosen.weights.items()}, "facts": facts}

@@ -1,0 +1,54 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from noisy_kd.callbacks import BestEpoch
+
+
+class Script:
+    """A learner whose single net has these validation errors, and the epoch as its weight."""
+
+    def __init__(self, errors):
+        self.errors, self.members = errors, [None]
+        self.nets = [nn.Linear(1, 1)]
+
+    def metrics(self):
+        errors = self.errors[self.epoch]
+        return [{} if errors is None else {"val_errors": errors, "val_error": errors / 100}]
+
+
+def play(errors, patience=None):
+    learner, best = Script(errors), BestEpoch(patience)
+    trainer = SimpleNamespace(current_epoch=0, should_stop=False)
+    best.on_fit_start(trainer, learner)
+    for epoch in range(len(errors)):
+        learner.epoch = trainer.current_epoch = epoch
+        nn.init.constant_(learner.nets[0].weight, epoch + 1)
+        best.on_train_epoch_end(trainer, learner)
+        if trainer.should_stop:
+            break
+    return best.best[0], epoch + 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "epoch"),
+    [([5, 3, 4], 2), ([5, 3, 3, 4], 3), ([1, 2, 3], 1), ([None, None, None], 3)],
+)
+def test_fewest_errors_then_the_later_epoch_then_the_last(errors, epoch):
+    best, _ = play(errors)
+    assert best.epoch == epoch
+    assert best.weights["weight"].item() == epoch
+    assert best.val_error == (None if errors[0] is None else min(errors) / 100)
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(None, 7), (2, 4), (3, 5)])
+def test_patience_counts_epochs_without_fewer_errors(patience, epochs):
+    assert play([5, 3, 3, 4, 3, 4, 4], patience)[1] == epochs
+
+
+def test_kept_weights_are_a_copy():
+    best, _ = play([5])
+    assert best.weights["weight"].item() == 1
+    assert isinstance(best.weights["weight"], torch.Tensor)

@@ -1,0 +1,185 @@
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from noisy_kd.config import (
+    check_range,
+    compose,
+    config_hash,
+    network_name,
+    run_name,
+    settings_hash,
+)
+from noisy_kd.errors import InputError, one_line
+
+BASE = ["data=mnist"]
+
+
+def hash_of(*overrides):
+    return config_hash(compose([*BASE, *overrides]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "method.sigma=0.3",
+        "method.alpha=0.3",
+        "method.selection=exact",
+        "method.resample=once",
+        "method=logit_regression",
+        "seed=2",
+        "data.seed=1",
+        "data.subset=1000",
+        "data.val_size=0",
+        "data.batch_size=32",
+        "model@student=shallow1",
+        "model@teacher=nin",
+        "student.dropout=0.1",
+        "teacher.seed=1",
+        "teacher.max_epochs=3",
+        "teacher.lr=0.01",
+        "teacher.subset=100",
+        "trainer.max_epochs=3",
+        "optimizer.lr=0.01",
+        "optimizer.weight_decay=0.01",
+        "optimizer.schedule=constant",
+        "callbacks.best.patience=3",
+        "precision=32",
+        "fast=false",
+        "data=svhn",
+    ],
+)
+def test_the_hash_covers_what_decides_the_numbers(override):
+    assert hash_of(override) != hash_of()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.root=/elsewhere",
+        "data.download=false",
+        "store=/elsewhere",
+        "force=true",
+        "logger=csv",
+        "callbacks=quiet",
+        "trainer=cpu",
+        "trainer.devices=2",
+    ],
+)
+def test_the_hash_covers_nothing_else(override):
+    assert hash_of(override) == hash_of()
+
+
+def test_equal_numbers_and_equal_networks_have_equal_hashes():
+    assert hash_of("method.sigma=0") == hash_of("method.sigma=0.0") == hash_of("method.sigma=-0.0")
+    raw = 'student.layers="FC800 - FC800 - FC10"'
+    assert hash_of(raw) == hash_of()
+
+
+def test_the_settings_leave_out_the_method():
+    one, other = (compose([*BASE, f"method={m}"]) for m in ("noisy_teacher", "logit_regression"))
+    assert settings_hash(one) == settings_hash(other)
+    assert settings_hash(compose([*BASE, "seed=5"])) != settings_hash(one)
+
+
+def test_a_checkpoint_and_a_folder_count_by_their_content(tmp_path):
+    from test_images import write_folder
+
+    one, copy, other = tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "c.pt"
+    for file, value in ((one, 1), (copy, 1), (other, 2)):
+        torch.save({"w": torch.tensor([value])}, file)
+    content = {f.name: f.read_bytes() for f in (one, copy, other)}
+    copy.write_bytes(content["a.pt"])
+    hashes = [hash_of(f"teacher.checkpoint={file}") for file in (one, copy, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    # A checkpoint's training settings do not matter.
+    assert hash_of(f"teacher.checkpoint={one}", "teacher.max_epochs=3") == hashes[0]
+
+    write_folder(tmp_path / "x")
+    write_folder(tmp_path / "y")
+    names = [run_name(compose(["data=folder", f"data.root={tmp_path / d}"])) for d in "xy"]
+    assert names[0] != names[1]
+
+
+def test_a_run_is_named_by_what_it_is():
+    config = compose(["data=cifar10", "model@student=shallow3", "method.sigma=0.25", "seed=7"])
+    start = "cifar10-shallow3-noisy_teacher-a0.5-s0.25-seed7-"
+    assert run_name(config) == start + config_hash(config)
+    raw = compose([*BASE, 'student.layers="[C5(S2P2)@16-MP2(S2)]-FC10"', "method=supervised"])
+    assert run_name(raw).startswith("mnist-C5S2P216_MP2S2_FC10-supervised-seed1-")
+
+
+def test_data_sets_choose_their_networks_and_noise():
+    expected = {
+        "mnist": ("lenet", "fc800", 0.15, 0.8),
+        "svhn": ("nin", "lenet_svhn", 0.15, 0.3),
+        "cifar10": ("nin", "lenet_cifar", 0.5, 0.9),
+    }
+    for data, (teacher, student, alpha, sigma) in expected.items():
+        config = compose([f"data={data}"])
+        assert (config.teacher_name, config.student_name) == (teacher, student)
+        assert (config.method["alpha"], config.method["sigma"]) == (alpha, sigma)
+        assert config.data.batch_size == 64
+    assert compose(["data=mnist", "model@student=shallow1"]).student_name == "shallow1"
+    assert network_name("FC3") == "FC3"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["method.sigma=-1"], "method.sigma=-1.0 must be at least 0"),
+        (["method.sigma=nan"], "method.sigma=nan must be a finite number"),
+        (["method.sigma=inf"], "finite"),
+        (["method.sigma=abc"], "method.sigma=abc must be a number"),
+        (["method.alpha=1.5"], "method.alpha=1.5 must be at most 1"),
+        (["seed=-1"], "seed=-1 must be at least 0"),
+        (["seed=x"], "seed: .*Integer"),
+        (["data.seed=-1"], "data.seed=-1"),
+        (["data.batch_size=0"], "data.batch_size=0 must be at least 1"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
+        (["teacher.max_epochs=-1"], "teacher.max_epochs=-1"),
+        (["optimizer.lr=0"], "optimizer.lr=0.0 must be above 0"),
+        (["optimizer.schedule=up"], "must be one of constant, linear, cosine"),
+        (["student.dropout=1"], "student.dropout=1.0 must be below 1"),
+        (["precision=16"], "must be one of auto, 32, bf16"),
+        (["student.layers=FC8-FCten"], "position 5"),
+        (["teacher.layers=FC"], "position 1"),
+        (["student.layers=FC10", "student.dropout=0.5"], "no hidden FC"),
+        (["sede=1"], "sede is not a key"),
+        (["+sede=1"], "sede is not a key"),
+        (["+data.rot=1"], "data.rot is not a key"),
+        (["data.rot=1"], "data.rot is not a key"),
+        (["+callbacks.x=1"], "callbacks.x is not a key"),
+        (["method=logit_regression", "method.sigma=1"], "method.sigma is not a key"),
+        (["data=imagenet"], "there is no data named imagenet: choose cifar10, digits"),
+        (["method=noisy"], "there is no method named noisy: choose logit_regression"),
+        (["model@student=resnet"], "there is no model named resnet: choose alexnet_mod"),
+        (["teacher.checkpoint=/no/such"], "/no/such cannot be read"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(overrides, what):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra's and our own
+        run_name(compose(overrides))
+    line = one_line(caught.value)
+    assert "\n" not in line
+    import re
+
+    assert re.search(what, line), line
+
+
+def test_ranges():
+    check_range("x", 0.5, least=0, above=0, most=1, below=1)
+    with pytest.raises(InputError, match="x=1 must be below 1"):
+        check_range("x", 1, below=1)
+
+
+def test_the_resolver_names_the_directory():
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from noisy_kd.config import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra_compose("config", return_hydra_config=True)
+    assert cfg.hydra.run.dir == f"runs/{run_name(compose([]))}"
+    assert OmegaConf.is_config(cfg)

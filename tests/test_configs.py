@@ -1,0 +1,127 @@
+"""Every file of conf composes, names only what exists, and becomes the objects of a run."""
+
+import pytest
+import yaml
+from hydra.utils import get_object
+from lightning import Callback
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from noisy_kd.config import CONF, compose
+from noisy_kd.data import ImageDataModule
+from noisy_kd.method import Method
+from noisy_kd.training import assembly, hardware
+
+FILES = sorted(CONF.rglob("*.yaml"))
+GROUPS = [f for f in FILES if f.parent != CONF]
+
+
+def choices(group):
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def targets(node):
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from [value] if key == "_target_" else targets(value)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONF)))
+def test_every_target_exists(file):
+    for target in targets(yaml.safe_load(file.read_text())):
+        if "wandb" not in target.lower():
+            assert callable(get_object(target))
+        assert target.split(".")[0] in ("noisy_kd", "lightning", "torch")
+
+
+@pytest.mark.parametrize("file", GROUPS, ids=lambda f: str(f.relative_to(CONF)))
+def test_every_choice_composes(file):
+    group = file.parent.name
+    key = "model@student" if group == "model" else group
+    config = compose([f"{key}={file.stem}", "data.root=/nowhere"])
+    assert config.seed == 1
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONF)))
+def test_every_key_is_commented(file):
+    """On its line; what opens a block, and what the file's first comment says, need no more."""
+    lines = file.read_text().splitlines()
+    assert any(line.startswith("# ") or " # " in line for line in lines)
+    told = ("defaults", "hydra", "_target_", "layers", "accelerator")
+    for line in lines:
+        key = line.strip().split(":")[0]
+        if not line.startswith((" ", "#")) and line.partition(": ")[2] and key not in told:
+            assert "#" in line, line
+
+
+@pytest.mark.parametrize("name", choices("method"))
+def test_every_method_is_a_composition(name):
+    assert isinstance(assembly.method(compose([f"method={name}"])), Method)
+
+
+@pytest.mark.parametrize("name", choices("data"))
+def test_every_data_set_is_a_lightning_data_module(name):
+    config = compose([f"data={name}"])
+    assert issubclass(get_object(config.data._target_), ImageDataModule)
+    assert get_object(config.data._target_).name == config.data.name == name
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "csv"])
+def test_every_logger_writes_into_the_run(name, tmp_path):
+    (logger,) = assembly.loggers(compose([f"logger={name}"]), tmp_path)
+    assert isinstance(logger, Logger)
+    assert str(logger.log_dir).rstrip("/") == str(tmp_path)
+
+
+def test_wandb_is_configured():
+    assert get_object(compose(["logger=wandb"]).logger["wandb"]["_target_"]) is WandbLogger
+
+
+def test_callbacks_and_trainers():
+    config = compose(["trainer=cpu"])
+    (bar,) = assembly.displays(config)
+    assert isinstance(bar, Callback)
+    assert assembly.displays(compose(["callbacks=quiet"])) == []
+    trainer = assembly.trainer(config, 3, [])
+    assert trainer.max_epochs == 3
+    assert assembly.best_epoch(compose(["callbacks.best.patience=4"])).patience == 4
+    debug = compose(["trainer=debug"])
+    assert (debug.trainer.max_epochs, debug.teacher.max_epochs) == (1, 1)
+    assert (debug.data.subset, debug.teacher.subset, debug.fast) == (200, 200, False)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "mps", "abacus"])
+def test_an_accelerator_that_is_not_there_is_refused(accelerator, monkeypatch):
+    from noisy_kd.errors import InputError
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    config = compose([f"trainer.accelerator={accelerator}"])
+    with pytest.raises(InputError, match=f"trainer.accelerator={accelerator}"):
+        assembly.device(config)
+    assert assembly.device(compose([])).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["+method.foo=1"], "no key method.*foo"),
+        (["method.selection=some"], "method.selection=some: choose bernoulli or exact"),
+    ],
+)
+def test_a_method_refuses_what_it_does_not_know(overrides, what):
+    from noisy_kd.errors import InputError
+
+    with pytest.raises(InputError, match=what):
+        assembly.method(compose(overrides))
+
+
+def test_optimisers_are_fused_where_that_is_faster(float32):
+    import torch
+
+    net = torch.nn.Linear(3, 3)
+    made = assembly.optimizer("torch.optim.Adam", 0.1, 0.2, float32)(net.parameters())
+    assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.1, 0.2)
+    assert made.defaults["fused"]
+    plain = hardware.Numerics(torch.device("cpu"), "32", fast=False)
+    made = assembly.optimizer("torch.optim.Adam", 0.1, 0.0, plain)(net.parameters())
+    assert not made.defaults["fused"]

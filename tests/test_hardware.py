@@ -1,0 +1,58 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from noisy_kd.training import hardware
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(("speed", "precision"), [(1.0, "32"), (2.0, "bf16")])
+def test_auto_takes_bf16_where_it_is_faster(monkeypatch, speed, precision):
+    monkeypatch.setattr(hardware, "bf16_speed", lambda device: speed)
+    assert hardware.choose("auto", True, CPU).precision == precision
+    assert hardware.choose("auto", False, CPU).precision == "32"
+    assert hardware.choose("32", True, CPU).precision == "32"
+    assert hardware.choose("bf16", True, CPU).precision == "bf16"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_float32_stays_float32(monkeypatch, exact):
+    """On AMX "medium" computes in bf16: it is used only where a probe finds float32's accuracy."""
+    monkeypatch.setattr(hardware, "_medium_is_exact", lambda: exact)
+    hardware.choose("32", True, CPU)
+    assert torch.get_float32_matmul_precision() == ("medium" if exact else "highest")
+    a = torch.randn(256, 256)
+    if not exact:
+        error = ((a @ a).double() - a.double() @ a.double()).norm() / (a @ a).norm()
+        assert error < hardware.FLOAT32_ERROR
+
+
+def test_the_probes_run():
+    assert hardware.bf16_speed(CPU) > 0
+    assert isinstance(hardware._medium_is_exact(), bool)
+
+
+def test_layouts_keep_the_values():
+    fast, plain = (hardware.Numerics(CPU, "32", fast=f) for f in (True, False))
+    x = torch.randn(2, 3, 4, 4)
+    assert fast.arrange(x).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(fast.arrange(x), x)
+    assert plain.arrange(x) is x
+
+
+def test_keeping_memory_is_for_glibc_alone(monkeypatch):
+    code = "from noisy_kd.training.hardware import _keep_memory; _keep_memory()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("not here"))
+    hardware._keep_memory.__wrapped__()

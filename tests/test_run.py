@@ -1,0 +1,239 @@
+"""Whole runs on the digits, in this process."""
+
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from noisy_kd import runs
+from noisy_kd.config import config_hash
+from noisy_kd.training import assembly, student
+from noisy_kd.training.run import run
+
+FIELDS = """dataset student teacher method alpha sigma seed test_error val_error
+teacher_test_error test_errors test_size best_epoch epochs seconds samples_per_second
+multiplications teacher_multiplications compression parameters precision device versions
+stack_size config_hash status""".split()
+
+
+@pytest.fixture
+def go(short, tmp_path):
+    def make(*overrides, name="run"):
+        directory = tmp_path / name
+        directory.mkdir(exist_ok=True)
+        return run([short(*overrides)], [directory])[0], directory
+
+    return make
+
+
+def test_a_run_leaves_its_result_its_student_and_its_curves(go, short):
+    result, directory = go()
+    assert set(FIELDS) <= set(result)
+    assert json.loads((directory / "result.json").read_text()) == result
+    assert result["status"] == "done"
+    assert result["test_errors"] == result["test_error"] * result["test_size"]
+    assert result["teacher_test_error"] < 0.6
+    assert result["config_hash"] == config_hash(short())
+    assert result["compression"] == result["teacher_multiplications"] / result["multiplications"]
+    assert (result["epochs"], result["stack_size"]) == (3, 1)
+    assert torch.load(directory / "student.pt", weights_only=True)
+    assert not list(directory.glob("last.*"))
+    (events,) = directory.glob("events*")
+    curves = EventAccumulator(str(events)).Reload()
+    names = {"loss", "val_error", "agreement", "perturbation", "learning_rate"}
+    assert set(curves.Tags()["scalars"]) == names
+    assert [point.step for point in curves.Scalars("val_error")] == [1, 2, 3]
+
+
+def test_the_student_comes_back_as_a_module(go, digits):
+    from noisy_kd.errors import InputError
+    from noisy_kd.evaluation import count_errors, predict_logits
+
+    result, directory = go()
+    net = runs.load_student(directory)
+    assert not net.training
+    errors = count_errors(predict_logits(net, digits.test_table()), digits.test_images.labels)
+    assert errors == result["test_errors"]
+    with pytest.raises(InputError, match="no finished student"):
+        runs.load_student(directory / "nowhere")
+
+
+def test_permuted_test_labels_change_no_checkpoint(go, monkeypatch):
+    """The test set is looked at once, at the end: its labels choose nothing."""
+    first, directory = go(name="one")
+    chosen = torch.load(directory / "student.pt", weights_only=True)
+    honest = assembly.data_module
+
+    def permuted(config):
+        data = honest(config)
+        data.test_images.labels.copy_(data.test_images.labels[torch.randperm(360)])
+        return data
+
+    monkeypatch.setattr(assembly, "data_module", permuted)
+    second, directory = go(name="other")
+    again = torch.load(directory / "student.pt", weights_only=True)
+    assert second["test_errors"] > first["test_errors"]
+    assert all(torch.equal(chosen[name], again[name]) for name in chosen)
+    assert {first[k] == second[k] for k in ("best_epoch", "val_error", "config_hash")} == {True}
+
+
+def test_zero_noise_is_reported_as_logit_regression(go):
+    result, _ = go("method.sigma=0")
+    assert (result["method"], result["sigma"]) == ("logit_regression", 0)
+    clean, _ = go("method=logit_regression", name="clean")
+    assert clean["test_errors"] == result["test_errors"]
+    assert (clean["alpha"], clean["sigma"]) == (None, None)
+
+
+def test_the_baseline_is_found_beside_the_run(go, tmp_path):
+    noisy, _ = go(name="noisy")
+    assert runs.baseline_of(noisy, tmp_path) is None
+    go("method=logit_regression", "seed=2", name="other_seed")
+    assert runs.baseline_of(noisy, tmp_path) is None
+    clean, _ = go("method=logit_regression", name="clean")
+    assert runs.baseline_of(noisy, tmp_path) == clean
+
+
+def test_a_supervised_student_has_no_teacher(go):
+    result, _ = go("method=supervised")
+    assert result["teacher_test_error"] is None
+    assert result["test_error"] < 0.9
+
+
+def test_without_a_hold_out_the_last_epoch_is_kept(go):
+    result, _ = go("data.val_size=0")
+    assert result["val_error"] is None
+    assert result["best_epoch"] == 3
+
+
+def test_a_subset_for_the_student_leaves_the_teacher_alone(go):
+    whole, _ = go()
+    part, _ = go("data.subset=100", name="part")
+    assert part["subset"] == 100
+    assert part["teacher_test_error"] == whole["teacher_test_error"]
+    assert part["test_error"] != whole["test_error"]
+
+
+def test_several_students_at_once_are_the_students_of_single_runs(short, go, tmp_path):
+    settings = [("seed=1",), ("seed=2",), ("method.sigma=0.1",), ("student.dropout=0.3",)]
+    directories = [tmp_path / f"stack{i}" for i in range(4)]
+    for directory in directories:
+        directory.mkdir()
+    together = run([short(*s) for s in settings], directories)
+    assert {result["stack_size"] for result in together} == {4}
+    for i, setting in enumerate(settings):
+        alone, directory = go(*setting, name=f"alone{i}")
+        assert alone["test_errors"] == together[i]["test_errors"]
+        one, other = (
+            torch.load(d / "student.pt", weights_only=True) for d in (directory, directories[i])
+        )
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_diverged_student_is_marked(go):
+    result, directory = go("optimizer.lr=1e30")
+    assert result["status"] == "diverged"
+    assert result["test_error"] is None
+    assert runs.finished(directory, result["config_hash"])
+
+
+class StepCounter:
+    """Counts optimiser steps and raises after so many."""
+
+    def __init__(self, monkeypatch, stop_after=None):
+        self.steps, step = 0, torch.optim.Adam.step
+
+        def counted(optimizer, *args, **kwargs):
+            if stop_after is not None and self.steps == stop_after:
+                raise RuntimeError("pulled the plug")
+            self.steps += 1
+            return step(optimizer, *args, **kwargs)
+
+        monkeypatch.setattr(torch.optim.Adam, "step", counted)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 4])
+def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(
+    go, monkeypatch, tmp_path, epoch
+):
+    settings = ("trainer.max_epochs=6", "student.dropout=0.2")
+    whole, directory = go(*settings, name="whole")
+    expected = torch.load(directory / "student.pt", weights_only=True)
+    with monkeypatch.context() as patch:
+        before = StepCounter(patch, stop_after=20 * epoch + 13)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            go(*settings, name="broken")
+    with monkeypatch.context() as patch:
+        after = StepCounter(patch)
+        resumed, directory = go(*settings, name="broken")
+    assert before.steps + after.steps <= 6 * 20 + 20
+    assert after.steps == (6 - epoch) * 20
+    weights = torch.load(directory / "student.pt", weights_only=True)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    same = ("test_errors", "val_error", "best_epoch", "epochs", "config_hash")
+    assert {key: resumed[key] for key in same} == {key: whole[key] for key in same}
+    assert not (directory / "last.ckpt").exists()
+
+
+def test_an_interrupted_teacher_goes_on(short, tmp_path, monkeypatch):
+    def config(name):
+        return short("teacher.max_epochs=4", "trainer.max_epochs=1", f"store={tmp_path / name}")
+
+    def directory(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return tmp_path / name
+
+    (whole,) = run([config("s1")], [directory("r1")])
+    with monkeypatch.context() as patch:
+        StepCounter(patch, stop_after=50)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            run([config("s2")], [directory("r2")])
+    with monkeypatch.context() as patch:
+        after = StepCounter(patch)
+        (resumed,) = run([config("s2")], [directory("r2")])
+    assert after.steps == 2 * 20 + 20
+    assert resumed["teacher_test_errors"] == whole["teacher_test_errors"]
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(go, monkeypatch):
+    with monkeypatch.context() as patch:
+        StepCounter(patch, stop_after=30)
+        with pytest.raises(RuntimeError):
+            go(name="same")
+    with monkeypatch.context() as patch:
+        after = StepCounter(patch)
+        go("method.sigma=0.2", name="same")
+    assert after.steps == 60
+
+
+def test_the_teacher_is_asked_once_per_image(go, monkeypatch):
+    """The student stage works with the cache: no teacher in its loop."""
+    go(name="first")
+
+    def forbidden(*_):
+        pytest.fail("the teacher was run again")
+
+    monkeypatch.setattr("noisy_kd.training.logits.predict_logits", forbidden)
+    result, _ = go("seed=9", name="second")
+    assert result["status"] == "done"
+    assert student.new_student is not None
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_short_run_on_real_data(real_data, short, tmp_path, name):
+    config = short(
+        f"data={name}",
+        f"data.root={real_data}",
+        "data.download=false",
+        "data.subset=600",
+        "teacher.subset=600",
+        "teacher.max_epochs=1",
+        "trainer.max_epochs=1",
+        "model@teacher=folder_teacher",
+        "model@student=folder_student",
+        f"store={tmp_path / 'store'}",
+    )
+    (result,) = run([config], [tmp_path])
+    assert result["test_size"] == 10_000
+    assert result["test_error"] < 0.92

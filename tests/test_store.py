@@ -1,0 +1,120 @@
+import json
+import multiprocessing
+import sys
+import time
+
+import pytest
+import torch
+
+from noisy_kd.errors import InputError
+from noisy_kd.training import store
+
+MADE_BY = {"data": "digits", "layers": "FC10", "seed": 0}
+
+
+def make(_):
+    return {"tensors": {"w": torch.arange(3.0)}, "facts": {"val_error": 0.5}}
+
+
+def forbidden(_):
+    pytest.fail("made again")
+
+
+def test_an_entry_is_made_once(tmp_path):
+    tensors, facts = store.get_or_make(tmp_path, "teacher", MADE_BY, make)
+    assert torch.equal(tensors["w"], torch.arange(3.0))
+    again, _ = store.get_or_make(tmp_path, "teacher", MADE_BY, forbidden)
+    assert torch.equal(again["w"], tensors["w"])
+    assert facts == {"val_error": 0.5}
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob("*.unfinished"))
+
+
+def test_the_key_changes_with_everything_that_made_it(tmp_path, monkeypatch):
+    keys = {store.key_of("teacher", MADE_BY), store.key_of("logits", MADE_BY)}
+    keys |= {store.key_of("teacher", MADE_BY | {key: "other"}) for key in MADE_BY}
+    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
+    keys.add(store.key_of("teacher", MADE_BY))
+    assert len(keys) == 6
+
+
+@pytest.mark.parametrize("file", ["tensors.pt", "entry.json"])
+def test_a_damaged_entry_is_made_again_with_a_warning(tmp_path, file, caplog):
+    store.get_or_make(tmp_path, "teacher", MADE_BY, make)
+    (entry,) = tmp_path.glob("teacher-*/")
+    content = bytearray((entry / file).read_bytes())
+    content[len(content) // 2] ^= 255
+    (entry / file).write_bytes(bytes(content[:-1]))
+    tensors, _ = store.get_or_make(tmp_path, "teacher", MADE_BY, make)
+    assert torch.equal(tensors["w"], torch.arange(3.0))
+    assert "damaged" in caplog.text
+    (entry / "tensors.pt").unlink()
+    store.get_or_make(tmp_path, "teacher", MADE_BY, make)
+
+
+def test_what_an_interruption_leaves_is_no_entry_and_its_work_is_kept(tmp_path):
+    def interrupted(work):
+        (work / "last.ckpt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get_or_make(tmp_path, "teacher", MADE_BY, interrupted)
+
+    def resumed(work):
+        assert (work / "last.ckpt").read_text() == "half"
+        return make(work)
+
+    store.get_or_make(tmp_path, "teacher", MADE_BY, resumed)
+
+
+def ask(folder, log):
+    def slow(_):
+        log.put("made")
+        time.sleep(1)
+        return make(_)
+
+    tensors, _ = store.get_or_make(folder, "teacher", MADE_BY, slow)
+    log.put(tensors["w"].tolist())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_one_process_makes_what_the_others_wait_for(tmp_path):
+    context = multiprocessing.get_context("fork")
+    log = context.Queue()
+    processes = [context.Process(target=ask, args=(tmp_path, log)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    found = [log.get(timeout=5) for _ in range(4)]
+    assert found.count("made") == 1
+    assert found.count([0.0, 1.0, 2.0]) == 3
+
+
+def test_a_store_that_cannot_be_written_is_bad_input(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        store.get_or_make(tmp_path / "file" / "store", "teacher", MADE_BY, make)
+
+
+def test_the_command_line_lists_and_cleans(tmp_path, monkeypatch, capsys):
+    def command(action):
+        monkeypatch.setattr("sys.argv", ["store", action, "--store", str(tmp_path)])
+        store.main()
+        return capsys.readouterr().out
+
+    assert "is empty" in command("list")
+    store.get_or_make(tmp_path, "teacher", MADE_BY, make)
+    shown = command("list")
+    assert "teacher-" in shown
+    assert "val_error 0.5" in shown
+    assert "FC10" in shown
+    (tmp_path / "mine.txt").write_text("not an entry")
+    assert "removed 1 entries" in command("clean")
+    assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_nothing_is_unpickled(tmp_path):
+    store.get_or_make(tmp_path, "teacher", MADE_BY, make)
+    (entry,) = tmp_path.glob("teacher-*/")
+    assert torch.load(entry / "tensors.pt", weights_only=True)
+    assert json.loads((entry / "entry.json").read_text())["made_by"] == MADE_BY
