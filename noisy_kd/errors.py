@@ -78,7 +78,7 @@ def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: 
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
-        with redirect_stderr(_WithoutHydrasLine(sys.stderr)):  # type: ignore[type-var]
+        with redirect_stderr(_WithoutHydrasLine(sys.stderr)):
             main()
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on where it stopped.", file=sys.stderr)

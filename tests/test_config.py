@@ -158,7 +158,7 @@ def test_data_sets_choose_their_networks_and_noise():
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(overrides, what):
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra's and our own
+    with pytest.raises(Exception) as caught:
         run_name(compose(overrides))
     line = one_line(caught.value)
     assert "\n" not in line

@@ -11,10 +11,34 @@ from noisy_kd.config import config_hash
 from noisy_kd.training import assembly, student
 from noisy_kd.training.run import run
 
-FIELDS = """dataset student teacher method alpha sigma seed test_error val_error
-teacher_test_error test_errors test_size best_epoch epochs seconds samples_per_second
-multiplications teacher_multiplications compression parameters precision device versions
-stack_size config_hash status""".split()
+FIELDS = [
+    "dataset",
+    "student",
+    "teacher",
+    "method",
+    "alpha",
+    "sigma",
+    "seed",
+    "test_error",
+    "val_error",
+    "teacher_test_error",
+    "test_errors",
+    "test_size",
+    "best_epoch",
+    "epochs",
+    "seconds",
+    "samples_per_second",
+    "multiplications",
+    "teacher_multiplications",
+    "compression",
+    "parameters",
+    "precision",
+    "device",
+    "versions",
+    "stack_size",
+    "config_hash",
+    "status",
+]
 
 
 @pytest.fixture
