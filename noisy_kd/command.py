@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,8 +10,6 @@ from omegaconf import DictConfig
 
 from noisy_kd import config as configuration
 from noisy_kd import runs, summary
-
-log = logging.getLogger(__name__)
 
 
 class DivergedError(RuntimeError):
@@ -37,7 +35,8 @@ def train(cfg: DictConfig) -> float | None:
         from noisy_kd.training.run import run
 
         result = run([config], [directory])[0]
-    summary.print_closing(result, runs.baseline_of(result, directory.parent), directory)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # under trainer=ddp one process speaks
+        summary.print_closing(result, runs.baseline_of(result, directory.parent), directory)
     if result["status"] == "diverged":
         raise DivergedError(
             f"{directory}: the loss is no longer finite; try a smaller optimizer.lr."

@@ -194,6 +194,20 @@ def test_ctrl_c_exits_with_1_and_says_how_to_go_on(command, tmp_path, store):
     assert "Traceback" not in stderr
 
 
+def test_one_run_on_two_devices(command, tmp_path):
+    settings = ("trainer.max_epochs=30", "optimizer.lr=0.005")
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", *settings, "hydra.run.dir=two")
+    two = command(*arguments)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("test error") == 1
+    assert command(*settings, "hydra.run.dir=one").returncode == 0
+    errors = [
+        json.loads((tmp_path / name / "result.json").read_text())["val_error"]
+        for name in ("one", "two")
+    ]
+    assert errors[0] == pytest.approx(errors[1], abs=0.06)
+
+
 def test_describe_shows_what_would_be_done(command, tmp_path):
     done = command("data=mnist", "model@student=fc800", module="noisy_kd.describe")
     assert done.returncode == 0, done.stderr

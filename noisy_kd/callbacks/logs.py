@@ -23,6 +23,8 @@ class RunLogs(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Log loss, learning rate, validation error, agreement, size of the perturbation."""
+        if not trainer.is_global_zero:
+            return
         for k, metrics in enumerate(learner.metrics()):
             rate = trainer.optimizers[k].param_groups[0]["lr"]
             shown = {name: value for name, value in metrics.items() if name != "val_errors"}

@@ -49,6 +49,8 @@ class Resume(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Write the checkpoints, each under a temporary name first."""
+        if not trainer.is_global_zero:
+            return
         for k, file in enumerate(self.files):
             content = {
                 "identity": self.identity[k],

@@ -107,15 +107,15 @@ class Learner(LightningModule):
         """Key every generator by seed and epoch."""
         self._metrics = None
         self._sums = [{} for _ in self.members]
-        self.generators = [
-            keyed_generator(m.seed, "noise", self.current_epoch, self.device) for m in self.members
-        ]
+        self.generators = [self._generator(member, "noise") for member in self.members]
         for member in self.members:
-            generator = keyed_generator(member.seed, "dropout", self.current_epoch, self.device)
-            set_dropout_generator(member.net, generator)
+            set_dropout_generator(member.net, self._generator(member, "dropout"))
 
     def training_step(self, batch: dict[int, Any], batch_idx: int) -> None:
-        """Several mini-batches (a chunk for each distinct seed): every net takes its turn."""
+        """Several mini-batches (a chunk for each distinct seed): every net takes its turn.
+
+        Of several devices each takes its share of the mini-batch.
+        """
         first = batch_idx * self.chunk_steps
         rank, world = self.trainer.global_rank, self.trainer.world_size
         for k, member in enumerate(self.members):
@@ -123,7 +123,7 @@ class Learner(LightningModule):
                 continue
             x, y, samples = batch[member.seed]
             x = self.numerics.arrange(x)
-            for i, start in enumerate(range(0, len(y), self.batch_size)):
+            for i, start in enumerate(range(0, len(y) - world + 1, self.batch_size)):
                 part = slice(start + rank, start + self.batch_size, world)
                 self._set_rate(k, first + i)
                 self._step(k, x[part], y[part], samples[part])
@@ -190,6 +190,12 @@ class Learner(LightningModule):
             loss.backward()
         optimizer.step()
         self._add(k, loss=loss.detach() * len(y), count=len(y))
+
+    def _generator(self, member: Member, purpose: str) -> torch.Generator:
+        """Keyed by seed and epoch, and by the device where several share a mini-batch."""
+        rank = self.trainer.global_rank
+        purpose = f"{purpose} {rank}" if rank else purpose
+        return keyed_generator(member.seed, purpose, self.current_epoch, self.device)
 
     def _set_rate(self, k: int, step: int) -> None:
         done = (self.current_epoch + step / self.steps_per_epoch) / self.epochs

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 import noisy_kd
 from noisy_kd import runs, summary
@@ -64,11 +65,17 @@ def run(configs: list[Config], directories: list[Path]) -> list[Result]:
         result = describe_run(config, data) | outcome(student, data, taught.get("test"))
         result |= {"precision": numerics.precision, "device": device_name(device)}
         result |= {"stack_size": len(configs), "versions": versions()}
-        torch.save(student.net.cpu().state_dict(), directory / "student.pt")
-        runs.write_result(directory, result)
-        student.resume.remove()
+        keep(directory, student, result)
         found.append(result)
     return found
+
+
+@rank_zero_only
+def keep(directory: Path, student: Trained, result: Result) -> None:
+    """Write the student and, last, the result; then the checkpoint to go on from is not needed."""
+    torch.save(student.net.cpu().state_dict(), directory / "student.pt")
+    runs.write_result(directory, result)
+    student.resume.remove()
 
 
 def describe_run(config: Config, data: ImageDataModule) -> Result:
