@@ -64,11 +64,6 @@ class Resume(Callback):
             torch.save(content, temporary)
             temporary.replace(file)
 
-    def remove(self) -> None:
-        """Delete the checkpoints: the training's result is in safety."""
-        for file in self.files:
-            file.unlink(missing_ok=True)
-
     def _load(self, k: int) -> dict[str, Any] | None:
         try:
             content = torch.load(self.files[k], weights_only=True, map_location="cpu")

@@ -29,7 +29,7 @@ def quiet_libraries() -> None:
     """Silence advice and adverts that do not concern the user of this project."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*LeafSpec.*"):
+    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*no `val_dataloader`.*"):
         warnings.filterwarnings("ignore", message)
 
 

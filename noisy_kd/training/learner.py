@@ -44,7 +44,7 @@ class Member:
         schedule: of the learning rate, a key of :data:`SCHEDULES`.
     """
 
-    net: nn.Module
+    net: nn.Sequential
     method: Method
     seed: int
     optimizer: Callable[[Any], torch.optim.Optimizer]
@@ -83,6 +83,7 @@ class Learner(LightningModule):
         self.batch_size, self.epochs, self.numerics = batch_size, epochs, numerics
         self.steps_per_epoch = -(-len(table) // batch_size)
         self.seconds_before = 0.0  # in an earlier process, when this training goes on from there
+        self.seconds_trained = 0.0
         self.diverged = [False] * len(members)
         self._sums: list[dict[str, Tensor | float]] = []
         self._metrics: list[dict[str, float]] | None = None
@@ -160,6 +161,10 @@ class Learner(LightningModule):
         values = [m.get("val_error", m.get("loss", math.nan)) for m in self.metrics()]
         name = "val_error" if "val_error" in self.metrics()[0] else "loss"
         self.log(name, sum(values) / len(values), prog_bar=True)
+
+    def on_fit_end(self) -> None:
+        """Stop the clock."""
+        self.seconds_trained = self.seconds
 
     @property
     def seconds(self) -> float:

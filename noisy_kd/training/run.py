@@ -75,7 +75,7 @@ def keep(directory: Path, student: Trained, result: Result) -> None:
     """Write the student and, last, the result; then the checkpoint to go on from is not needed."""
     torch.save(student.net.cpu().state_dict(), directory / "student.pt")
     runs.write_result(directory, result)
-    student.resume.remove()
+    student.checkpoint.unlink(missing_ok=True)
 
 
 def describe_run(config: Config, data: ImageDataModule) -> Result:

@@ -27,7 +27,7 @@ class Trained:
     seconds: float
     samples: int
     diverged: bool
-    resume: Resume
+    checkpoint: Path
 
 
 def train_students(
@@ -47,52 +47,51 @@ def train_students(
         numerics: how nets are computed.
     """
     first = configs[0]
-    nets = [new_student(config, data) for config in configs]
-    members = [
-        Member(
-            numerics.arrange_net(net),
-            assembly.method(config),
-            config.seed,
-            assembly.optimizer(
-                config.optimizer._target_,
-                config.optimizer.lr,
-                config.optimizer.weight_decay,
-                numerics,
-            ),
-            config.optimizer.schedule,
-        )
-        for config, net in zip(configs, nets, strict=True)
-    ]
-    table = data.training_table(data.subset)
-    teacher_logits = None if logits is None else logits["train"]
-    epochs = first.trainer.max_epochs
-    held_out = data.validation_table()
-    learner = Learner(members, table, held_out, teacher_logits, data.batch_size, epochs, numerics)
-    best = assembly.best_epoch(first)
-    files = [directory / "last.ckpt" for directory in directories]
-    resume = Resume(files, best, [config_hash(config) for config in configs])
+    learner = Learner(
+        [_member(config, data, numerics) for config in configs],
+        data.training_table(data.subset),
+        data.validation_table(),
+        None if logits is None else logits["train"],
+        data.batch_size,
+        first.trainer.max_epochs,
+        numerics,
+    )
+    checkpoints = [directory / "last.ckpt" for directory in directories]
     if first.force:
-        resume.remove()
+        for checkpoint in checkpoints:
+            checkpoint.unlink(missing_ok=True)
+    best = assembly.best_epoch(first)
+    resume = Resume(checkpoints, best, [config_hash(config) for config in configs])
     logs = RunLogs([assembly.loggers(c, d) for c, d in zip(configs, directories, strict=True)])
-    trainer = assembly.trainer(first, epochs, [best, resume, logs, *assembly.displays(first)])
+    callbacks = [best, resume, logs, *assembly.displays(first)]
+    trainer = assembly.trainer(first, learner.epochs, callbacks)
     fit(learner, trainer)
-    trained = []
-    for k, net in enumerate(nets):
-        if best.best[k].weights:
-            net.load_state_dict(best.best[k].weights)
-        samples = len(table) * trainer.current_epoch
-        trained.append(
-            Trained(
-                net.eval(),
-                best.best[k],
-                trainer.current_epoch,
-                learner.seconds,
-                samples,
-                learner.diverged[k],
-                resume,
-            )
-        )
-    return trained
+    return [
+        _trained(learner, k, best.best[k], trainer.current_epoch, checkpoints[k])
+        for k in range(len(configs))
+    ]
+
+
+def _member(config: Config, data: ImageDataModule, numerics: Numerics) -> Member:
+    settings = config.optimizer
+    return Member(
+        numerics.arrange_net(new_student(config, data)),
+        assembly.method(config),
+        config.seed,
+        assembly.optimizer(settings._target_, settings.lr, settings.weight_decay, numerics),
+        settings.schedule,
+    )
+
+
+def _trained(learner: Learner, k: int, best: Best, epochs: int, checkpoint: Path) -> Trained:
+    net = learner.members[k].net
+    if best.weights:
+        net.load_state_dict(best.weights)
+    samples = len(learner.table) * epochs
+    net.eval()
+    return Trained(
+        net, best, epochs, learner.seconds_trained, samples, learner.diverged[k], checkpoint
+    )
 
 
 def new_student(config: Config, data: ImageDataModule) -> nn.Sequential:

@@ -154,5 +154,9 @@ def _train(
     trainer = assembly.trainer(config, teacher.max_epochs, callbacks, one_device=True)
     fit(learner, trainer)
     chosen = best.best[0]
-    facts = {"val_error": chosen.val_error, "epoch": chosen.epoch, "seconds": learner.seconds}
+    facts = {
+        "val_error": chosen.val_error,
+        "epoch": chosen.epoch,
+        "seconds": round(learner.seconds_trained, 1),
+    }
     return {"tensors": {k: v.cpu() for k, v in chosen.weights.items()}, "facts": facts}
