@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from noisy_kd import config as configuration
 from noisy_kd import runs, summary
+from noisy_kd.config import Config
+from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.runs import Result
 
-
-class DivergedError(RuntimeError):
-    """The student's loss is no longer a finite number."""
+UNTOUCHED = {".hydra", "train.log", "run.lock"}  # what Hydra leaves before a run has begun
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -24,22 +28,38 @@ def train(cfg: DictConfig) -> float | None:
 
     Raises:
         InputError: for bad input.
-        DivergedError: if the student's loss became infinite or NaN; ``result.json`` says so too.
+        TrainingError: if a loss became infinite or NaN; a student's ``result.json`` says so too.
     """
     config = configuration.read(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    result = None if config.force else runs.finished(directory, configuration.config_hash(config))
-    if result is not None:
-        print(f"{directory} holds this run's result: skipped (force=true runs it again).")
-    else:
-        from noisy_kd.training.run import run
-
-        result = run([config], [directory])[0]
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # under trainer=ddp one process speaks
+    chief = os.environ.get("LOCAL_RANK", "0") == "0"  # under trainer=ddp one process speaks
+    try:
+        with FileLock(directory / "run.lock") if chief else nullcontext():
+            result = _run_once(config, directory)
+    except InputError:
+        if {file.name for file in directory.iterdir()} <= UNTOUCHED:
+            shutil.rmtree(directory)
+        raise
+    if chief:
         summary.print_closing(result, runs.baseline_of(result, directory.parent), directory)
     if result["status"] == "diverged":
-        raise DivergedError(
-            f"{directory}: the loss is no longer finite; try a smaller optimizer.lr."
-        )
+        advice = "try a smaller optimizer.lr"
+        raise TrainingError(f"{directory}: the loss is no longer finite; {advice}.")
     error: float | None = result["val_error"]
     return error
+
+
+def _run_once(config: Config, directory: Path) -> Result:
+    result = runs.finished(directory, configuration.config_hash(config))
+    if result is not None and not config.force:
+        print(f"{directory} holds this run's result: skipped (force=true runs it again).")
+        return result
+    if result is not None:
+        for name in ("result.json", "last.ckpt"):
+            (directory / name).unlink(missing_ok=True)
+    from noisy_kd.training.run import run
+
+    result = run([config], [directory])[0]
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        OmegaConf.save(OmegaConf.structured(config), directory / "config.yaml")
+    return result

@@ -24,6 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation
 
+SEED = 2**63 - 1  # the largest
+WITHOUT_TEACHER = ("supervised",)  # methods whose numbers no teacher decides
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -45,7 +48,7 @@ class Data:
     batch_size: int = _checked(64, least=1)
     val_size: int | None = _checked(None, least=0)
     subset: int | None = _checked(None, least=1)
-    seed: int = _checked(0, least=0)
+    seed: int = _checked(0, least=0, most=SEED)
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Teacher:
     weight_decay: float = _checked(0.0, least=0)
     schedule: str = _checked("linear", choices=("constant", "linear", "cosine"))
     subset: int | None = _checked(None, least=1)
-    seed: int = _checked(0, least=0)
+    seed: int = _checked(0, least=0, most=SEED)
 
 
 @dataclass
@@ -96,9 +99,9 @@ class Trainer:
 
     _target_: str
     max_epochs: int = _checked(1, least=1)
-    accelerator: str = "auto"
-    devices: int | str = 1
-    strategy: str = "auto"
+    accelerator: str = _checked("auto", choices=("auto", "cpu", "gpu", "mps"))
+    devices: int = _checked(1, least=1)
+    strategy: str = _checked("auto", choices=("auto", "ddp"))
 
 
 @dataclass
@@ -114,7 +117,7 @@ class Config:
     trainer: Trainer
     callbacks: dict[str, Any]
     logger: dict[str, Any]
-    seed: int = _checked(1, least=0)
+    seed: int = _checked(1, least=0, most=SEED)
     precision: str = _checked("auto", choices=("auto", "32", "bf16"))
     fast: bool = True
     deterministic: bool = False
@@ -152,7 +155,10 @@ def read(cfg: DictConfig) -> Config:
         raise InputError(_explain(error)) from error
     _check_ranges(config)
     _check_method(config.method)
+    if config.trainer.devices > 1 and config.trainer.strategy != "ddp":
+        raise InputError(f"trainer.devices={config.trainer.devices} needs trainer=ddp.")
     _check_nodes("callbacks", config.callbacks)
+    _check_patience(config.callbacks.get("best"))
     _check_nodes("logger", config.logger)
     notation.parse(config.teacher.layers)
     layers = notation.parse(config.student.layers)
@@ -199,15 +205,20 @@ def run_name(config: Config) -> str:
 
 def network_name(layers: str) -> str:
     """The id in conf/model of a network in the paper's notation, or the notation itself."""
-    text = notation.notation(notation.parse(layers))
+    text = canonical(layers)
     return named_networks().get(text, text)
+
+
+def canonical(layers: str) -> str:
+    """A network's notation as this project prints it."""
+    return notation.notation(notation.parse(layers))
 
 
 @cache
 def named_networks() -> dict[str, str]:
     """Notation -> id of every network in conf/model."""
     files = sorted((CONF / "model").glob("*.yaml"))
-    return {yaml.safe_load(file.read_text())["layers"]: file.stem for file in files}
+    return {canonical(yaml.safe_load(file.read_text())["layers"]): file.stem for file in files}
 
 
 def register_resolvers() -> None:
@@ -227,10 +238,12 @@ def _identity(config: Config) -> dict[str, Any]:
     teacher = whole["teacher"]
     if config.teacher.checkpoint is not None:
         teacher = {"checkpoint": file_digest(config.teacher.checkpoint)}
+    elif config.method_name in WITHOUT_TEACHER:
+        teacher = {}
     return {
         "data": data,
-        "teacher": {**teacher, "layers": network_name(config.teacher.layers)},
-        "student": {**whole["student"], "layers": network_name(config.student.layers)},
+        "teacher": {**teacher, "layers": canonical(config.teacher.layers)},
+        "student": {**whole["student"], "layers": canonical(config.student.layers)},
         "method": whole["method"],
         "optimizer": whole["optimizer"],
         "max_epochs": config.trainer.max_epochs,
@@ -270,7 +283,7 @@ def file_digest(path: str) -> str:
 @cache
 def _folder_digest(root: str) -> str:
     fingerprint = hashlib.sha256()
-    for file in sorted(Path(root).glob("t*/*/*.png")):
+    for file in sorted([*Path(root).glob("train/*/*.png"), *Path(root).glob("test/*/*.png")]):
         fingerprint.update(f"{file.relative_to(root)}:{file_digest(str(file))}".encode())
     return fingerprint.hexdigest()[:16]
 
@@ -284,6 +297,9 @@ def _explain(error: OmegaConfBaseException) -> str:
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), "")
     if "not in" in lines[0]:
         return f"{key} is not a key of this configuration; `python train.py --help` lists them."
+    if "could not be converted to" in lines[0]:
+        value, kind = lines[0].split("'")[1], lines[0].split()[-1].lower()
+        return f"{key}={value} must be of the kind {kind}."
     return f"{key}: {lines[0]}" if key else lines[0]
 
 
@@ -330,6 +346,12 @@ def _check_method(method: dict[str, Any]) -> None:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InputError(f"method.{key}={value} must be a number.")
             check_range(f"method.{key}", float(value), least=0, most=most)
+
+
+def _check_patience(best: dict[str, Any] | None) -> None:
+    patience = (best or {}).get("patience")
+    if patience is not None and (not isinstance(patience, int) or patience < 1):
+        raise InputError(f"callbacks.best.patience={patience} must be at least 1, or null.")
 
 
 def _check_nodes(group: str, nodes: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from noisy_kd import runs
-from noisy_kd.config import Config, compose, config_hash, run_name
+from noisy_kd.config import Config, check_range, compose, config_hash, run_name
 from noisy_kd.errors import run_command
 
 # Images that may be trained on, test images, (channels, height, width), classes.
@@ -32,17 +32,20 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
-    describe(compose(arguments), Console())
+    own = [a for a in arguments if not a.startswith("hydra.run.dir=")]
+    config = compose(own)
+    place = next((a.partition("=")[2] for a in arguments if a not in own), None)
+    describe(config, Path(place or f"runs/{run_name(config)}"), Console())
 
 
-def describe(config: Config, console: Console) -> None:
+def describe(config: Config, directory: Path, console: Console) -> None:
     """Print both networks, the steps, the memory, and where results will lie."""
     from noisy_kd.model import complexity
     from noisy_kd.model.network import build
     from noisy_kd.training import assembly
 
     count, test, shape, classes = _sizes(config)
-    assembly.method(config)
+    assembly.check(config)
     teacher = build(assembly.layers_for(config.teacher.layers, classes), shape, classes)
     student = build(assembly.student_layers(config, classes), shape, classes)
     for role, name, net in (
@@ -53,14 +56,15 @@ def describe(config: Config, console: Console) -> None:
     cost = {net: complexity.multiplications(net, shape) for net in (teacher, student)}
     views = assembly.views(config)
     val = count // 10 if config.data.val_size is None else config.data.val_size
-    per_epoch = {
-        "teacher": (config.teacher.subset or count - val) * views,
-        "student": (config.data.subset or count - val) * views,
-    }
+    subsets = {"teacher.subset": config.teacher.subset, "data.subset": config.data.subset}
+    check_range("data.val_size", val, below=count)
+    for key, subset in subsets.items():
+        check_range(key, subset or classes, least=classes, most=count - val)
+    sizes = [subset or count - val for subset in subsets.values()]
+    per_epoch = dict(zip(("teacher", "student"), (size * views for size in sizes), strict=True))
     epochs = {"teacher": config.teacher.max_epochs, "student": config.trainer.max_epochs}
     images = (count + test) * shape[0] * shape[1] * shape[2]
     weights = WEIGHTS_KEPT * complexity.size_in_bytes(student)
-    directory = Path("runs") / run_name(config)
     state = runs.finished(directory, config_hash(config))
     lines = [f"compression  {cost[teacher] / cost[student]:.2f}x fewer multiplications"]
     for role, samples in per_epoch.items():
@@ -70,13 +74,17 @@ def describe(config: Config, console: Console) -> None:
             f"{epochs[role] * steps:,} steps of {config.data.batch_size}"
         )
     lines += [
-        f"memory       {images / 1e6:,.0f} MB of images, "
-        f"{4 * (count * views + test) * classes / 1e6:,.1f} MB of logits, "
-        f"{weights / 1e6:,.0f} MB for the student in training",
+        f"memory       {_bytes(images)} of images, "
+        f"{_bytes(4 * (count * views + test) * classes)} of logits, "
+        f"{_bytes(weights)} for the student in training",
         f"store        {config.store} (teachers and logits)",
         f"results      {directory}{' (finished)' if state else ''}",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e3:,.0f} kB"
 
 
 def _sizes(config: Config) -> tuple[int, int, tuple[int, int, int], int]:

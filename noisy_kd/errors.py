@@ -8,12 +8,16 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from typing import Any, TextIO
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 
 class InputError(ValueError):
     """A wrong setting or unusable input; its message is the one line that the user reads."""
+
+
+class TrainingError(RuntimeError):
+    """A training that came to nothing; its message is the one line that the user reads."""
 
 
 def causes(error: BaseException) -> list[BaseException]:
@@ -35,12 +39,19 @@ def one_line(error: BaseException) -> str:
     if "To append to your config use" in text:  # Hydra's advice ends in a refusal: no new keys
         key = text.split("'")[1].split("=")[0].lstrip("+")
         return f"{key} is not a key of this configuration; `python train.py --help` lists them."
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{text.partition(' See https')[0]}: quote a value with brackets twice, as in "
+            "'student.layers=\"[C5(S2P2)@16-MP2(S2)]-FC10\"'."
+        )
     if "Available options" in text:  # an unknown name: Hydra lists the right ones
         missing, _, rest = text.partition(" Available options in ")
         group, _, names = rest.partition(":")
         names = ", ".join(names.partition("Config search path")[0].split())
         wanted = missing.rpartition("/")[2].rstrip("'")
         return f"there is no {group.strip(chr(39))} named {wanted}: choose {names}."
+    if text.startswith("Cannot find primary config"):
+        return text.partition(" Check that")[0]
     if isinstance(error, OSError):
         return f"{text}: choose an output folder that can be written (hydra.run.dir=DIR)."
     return text
@@ -82,6 +93,9 @@ def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: 
             main()
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        return 1
+    except TrainingError as error:
+        print(f"noisy-kd: {error}", file=sys.stderr)
         return 1
     except Exception as error:
         if not is_input_error(error) and not (isinstance(error, OSError) and not started()):

@@ -22,10 +22,10 @@ Result = dict[str, Any]
 def read_result(directory: Path) -> Result | None:
     """The run's result, or None if it has none (yet)."""
     try:
-        result: Result = json.loads((directory / "result.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        result = json.loads((directory / "result.json").read_text())
+    except (OSError, ValueError):
         return None
-    return result
+    return result if isinstance(result, dict) else None
 
 
 def write_result(directory: Path, result: Result) -> None:
@@ -55,7 +55,8 @@ def baseline_of(result: Result, root: Path) -> Result | None:
     """The logit regression run with the same settings and seed, if it is below ``root``."""
     for _, other in results(root):
         same = other.get("settings_hash") == result["settings_hash"]
-        if same and other["method"] == "logit_regression" and other["status"] == "done":
+        found = (other.get("method"), other.get("status")) == ("logit_regression", "done")
+        if same and found:
             return other
     return None
 

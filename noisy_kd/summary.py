@@ -74,5 +74,6 @@ def _against(result: Result, baseline: Result | None) -> str:
         return "not run yet"
     if result["test_error"] is None or not baseline["test_error"]:
         return f"{baseline['test_error']:.2%}"
-    gain = (baseline["test_error"] - result["test_error"]) / baseline["test_error"]
-    return f"{baseline['test_error']:.2%} ({gain:+.1%} relative)"
+    change = result["test_error"] / baseline["test_error"] - 1
+    word = "fewer" if change < 0 else "more"
+    return f"{baseline['test_error']:.2%} (this run: {abs(change):.1%} {word} errors)"

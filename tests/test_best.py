@@ -19,11 +19,15 @@ class Script:
         return [{} if errors is None else {"val_errors": errors, "val_error": errors / 100}]
 
 
-def play(errors, patience=None):
+def play(errors, patience=None, killed_after=None):
     learner, best = Script(errors), BestEpoch(patience)
     trainer = SimpleNamespace(current_epoch=0, should_stop=False)
     best.on_fit_start(trainer, learner)
     for epoch in range(len(errors)):
+        if epoch == killed_after:
+            saved, best = best.best, BestEpoch(patience)
+            best.on_fit_start(trainer, learner)
+            best.best = saved
         learner.epoch = trainer.current_epoch = epoch
         nn.init.constant_(learner.nets[0].weight, epoch + 1)
         best.on_train_epoch_end(trainer, learner)
@@ -44,8 +48,9 @@ def test_fewest_errors_then_the_later_epoch_then_the_last(errors, epoch):
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(None, 7), (2, 4), (3, 5)])
-def test_patience_counts_epochs_without_fewer_errors(patience, epochs):
-    assert play([5, 3, 3, 4, 3, 4, 4], patience)[1] == epochs
+@pytest.mark.parametrize("killed_after", [None, 1, 2, 3])
+def test_patience_counts_epochs_without_fewer_errors(patience, epochs, killed_after):
+    assert play([5, 3, 3, 4, 3, 4, 4], patience, killed_after)[1] == epochs
 
 
 def test_kept_weights_are_a_copy():

@@ -59,7 +59,7 @@ def test_a_run_a_rerun_and_a_forced_rerun(command, tmp_path):
 
     baseline = command("method=logit_regression")
     assert "is this run" in baseline.stdout
-    assert "relative" in command().stdout
+    assert "errors)" in command().stdout
     for text in (first.stdout, first.stderr):
         assert "litlogger" not in text
         assert "Warning" not in text
@@ -92,7 +92,14 @@ BAD = {
     "hydra.run.dir=/dev/null/x": "choose an output folder",
     "store=/dev/null/x": "store=/dev/null/x cannot be written",
     "trainer=abacus": "no trainer named abacus",
-    "broken=[": "",
+    "optimizer._target_=torch.optim.Foo": "Foo",
+    "+logger.tensorboard.foo=1": "logger.tensorboard.foo is not a key",
+    "+callbacks.best.foo=1": "callbacks.best.foo is not a key",
+    "logger=wandb": "pip install wandb",
+    "~method.alpha": "needs the key",
+    "teacher.subset=5": "teacher.subset=5",
+    "broken=[": "quote a value with brackets twice",
+    "--config-name=tabel3": "Cannot find primary config 'tabel3'.",
 }
 
 
@@ -103,7 +110,7 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, argument):
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert BAD[argument] in lines[0]
-    assert not list(tmp_path.rglob("result.json"))
+    assert not list(tmp_path.glob("runs/*/*"))  # and nothing is left behind
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn", "folder"])
@@ -133,6 +140,7 @@ def test_a_diverged_run_exits_with_1_and_is_not_repeated(command, tmp_path):
     done = command("optimizer.lr=1e30")
     assert done.returncode == 1
     assert "smaller optimizer.lr" in done.stderr
+    assert "Traceback" not in done.stderr
     assert json.loads((only_run(tmp_path) / "result.json").read_text())["status"] == "diverged"
     again = command("optimizer.lr=1e30")
     assert again.returncode == 1
@@ -174,6 +182,39 @@ def test_a_killed_run_goes_on(command, tmp_path):
     assert one == other
 
 
+def test_a_forced_run_that_is_killed_leaves_no_old_result_and_goes_on(command, tmp_path):
+    settings = ("trainer.max_epochs=100", "hydra.run.dir=forced")
+    assert command(*settings).returncode == 0
+    assert (tmp_path / "forced" / "config.yaml").exists()
+    arguments = [*SHORT, *settings, "store=store", "force=true"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen([*TRAIN, *arguments], cwd=tmp_path, env=environment)
+    checkpoint = tmp_path / "forced" / "last.ckpt"
+    deadline = time.time() + 60
+    while not checkpoint.exists() and time.time() < deadline:
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    assert not (tmp_path / "forced" / "result.json").exists()
+    again = command(*settings)
+    assert "Going on after epoch" in again.stdout
+    assert (tmp_path / "forced" / "result.json").exists()
+
+
+def test_the_same_run_twice_at_once_is_made_once(command, tmp_path, store):
+    arguments = [*SHORT, f"store={store}", "trainer.max_epochs=60", "hydra.run.dir=same"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen(
+            [*TRAIN, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    shown = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("skipped" in text for text in shown) == 1
+
+
 def test_ctrl_c_exits_with_1_and_says_how_to_go_on(command, tmp_path, store):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
@@ -209,13 +250,15 @@ def test_one_run_on_two_devices(command, tmp_path):
 
 
 def test_describe_shows_what_would_be_done(command, tmp_path):
-    done = command("data=mnist", "model@student=fc800", module="noisy_kd.describe")
+    place = "hydra.run.dir=elsewhere"
+    done = command("data=mnist", "model@student=fc800", place, module="noisy_kd.describe")
     assert done.returncode == 0, done.stderr
-    for text in ("FC800", "1,275,200", "2,293,000", "12 epochs", "9,384 steps", "results", "MB"):
+    for text in ("FC800", "1,275,200", "2,293,000", "12 epochs", "9,384 steps", "elsewhere", "MB"):
         assert text in done.stdout
     assert not (tmp_path / "runs").exists()
     assert command(module="noisy_kd.describe").returncode == 0
     assert "python -m noisy_kd.describe" in command("--help", module="noisy_kd.describe").stdout
-    bad = command("data=imagenet", module="noisy_kd.describe")
-    assert bad.returncode == 2
-    assert len(bad.stderr.strip().splitlines()) == 1
+    for wrong in ("data=imagenet", "data.subset=99999", "data.val_size=2000"):
+        bad = command(wrong, module="noisy_kd.describe")
+        assert bad.returncode == 2
+        assert len(bad.stderr.strip().splitlines()) == 1

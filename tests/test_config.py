@@ -63,7 +63,7 @@ def test_the_hash_covers_what_decides_the_numbers(override):
         "logger=csv",
         "callbacks=quiet",
         "trainer=cpu",
-        "trainer.devices=2",
+        "trainer=ddp",
     ],
 )
 def test_the_hash_covers_nothing_else(override):
@@ -74,6 +74,21 @@ def test_equal_numbers_and_equal_networks_have_equal_hashes():
     assert hash_of("method.sigma=0") == hash_of("method.sigma=0.0") == hash_of("method.sigma=-0.0")
     raw = 'student.layers="FC800 - FC800 - FC10"'
     assert hash_of(raw) == hash_of()
+
+
+def test_the_architecture_counts_and_not_its_name(monkeypatch):
+    config = compose(BASE)
+    before = config_hash(config)
+    config.student.layers = "FC400-FC10"
+    monkeypatch.setattr("noisy_kd.config.named_networks", lambda: {"FC400-FC10": "fc800"})
+    assert run_name(config).startswith("mnist-fc800-")
+    assert config_hash(config) != before
+
+
+def test_a_student_without_a_teacher_does_not_depend_on_one():
+    base = hash_of("method=supervised")
+    assert hash_of("method=supervised", "teacher.lr=0.1") == base
+    assert hash_of("method=supervised", "model@teacher=nin") != base  # it sets the compression
 
 
 def test_the_settings_leave_out_the_method():
@@ -133,7 +148,16 @@ def test_data_sets_choose_their_networks_and_noise():
         (["method.sigma=abc"], "method.sigma=abc must be a number"),
         (["method.alpha=1.5"], "method.alpha=1.5 must be at most 1"),
         (["seed=-1"], "seed=-1 must be at least 0"),
-        (["seed=x"], "seed: .*Integer"),
+        (["seed=99999999999999999999"], "seed=99999999999999999999 must be at most"),
+        (["callbacks.best.patience=x"], "patience=x must be at least 1"),
+        (["callbacks.best.patience=0"], "patience=0 must be at least 1"),
+        (["trainer.devices=0"], "trainer.devices=0 must be at least 1"),
+        (["trainer.devices=2"], "needs trainer=ddp"),
+        (["trainer.strategy=foo"], "must be one of auto, ddp"),
+        (["trainer.accelerator=abacus"], "must be one of auto, cpu, gpu, mps"),
+        (["student.layers=FC9999999999999-FC10"], "at most"),
+        (["student.layers=[C5(S1P2)@4"], "quote a value with brackets twice"),
+        (["seed=x"], "seed=x must be of the kind integer"),
         (["data.seed=-1"], "data.seed=-1"),
         (["data.batch_size=0"], "data.batch_size=0 must be at least 1"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0"),

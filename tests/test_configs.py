@@ -89,7 +89,7 @@ def test_callbacks_and_trainers():
     assert (debug.data.subset, debug.teacher.subset, debug.fast) == (200, 200, False)
 
 
-@pytest.mark.parametrize("accelerator", ["gpu", "mps", "abacus"])
+@pytest.mark.parametrize("accelerator", ["gpu", "mps"])
 def test_an_accelerator_that_is_not_there_is_refused(accelerator, monkeypatch):
     from noisy_kd.errors import InputError
 

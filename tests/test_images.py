@@ -152,6 +152,26 @@ def test_damaged_svhn_is_refused(tmp_path):
         images.svhn(tmp_path, download=False)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"X": np.zeros((32, 32, 3, 15), np.uint8), "y": np.ones((20, 1), np.uint8)},
+        {"X": np.zeros((32, 32, 3, 20), np.uint8), "y": np.ones((15, 1), np.uint8)},
+        {"X": np.zeros((32, 32, 20), np.uint8), "y": np.ones((20, 1), np.uint8)},
+        {"X": np.zeros((32, 32, 3, 20), np.uint8), "y": np.full((20, 1), 37, np.uint8)},
+        {"X": np.zeros((32, 32, 3, 20)), "y": np.ones((20, 1), np.uint8)},
+        {"y": np.ones((20, 1), np.uint8)},
+        None,
+    ],
+)
+def test_svhn_of_another_form_is_refused(tmp_path, content):
+    write_svhn(tmp_path)
+    file = tmp_path / "train_32x32.mat"
+    file.write_bytes(b"") if content is None else savemat(file, content)
+    with pytest.raises(InputError, match="SVHN is missing or damaged"):
+        images.svhn(tmp_path, download=False)
+
+
 def test_svhn_downloads_what_is_missing(tmp_path, monkeypatch):
     fetched = []
     monkeypatch.setattr(
@@ -187,6 +207,11 @@ def spoil_half(root):
     file.write_bytes(file.read_bytes()[:200])
 
 
+def spoil_depth(root):
+    pixels = RNG.integers(0, 65536, (18, 20), dtype=np.uint16)
+    Image.fromarray(pixels).save(root / "train" / "dog" / "3.png")
+
+
 def spoil_class(root):
     (root / "test" / "dog").rename(root / "test" / "fox")
 
@@ -207,6 +232,7 @@ def spoil_test(root):
         (spoil_size, "dog/3.png is 5x5 pixels"),
         (spoil_file, "3.png cannot be read"),
         (spoil_half, "3.png cannot be read"),
+        (spoil_depth, "3.png has pixels of mode I;16"),
         (spoil_class, "same class folders"),
         (spoil_empty, r"has no \*.png"),
         (spoil_test, "share one size"),

@@ -209,6 +209,76 @@ def test_a_checkpoint_of_other_settings_is_not_used(go, monkeypatch):
     assert after.steps == 60
 
 
+def test_a_damaged_checkpoint_is_not_used(go, caplog):
+    _, directory = go()
+    (directory / "last.ckpt").write_bytes(b"garbage")
+    result, _ = go()
+    assert result["epochs"] == 3
+    assert "starting from the beginning" in caplog.text
+
+
+def test_divergence_is_remembered(go, monkeypatch):
+    """The checkpoint of the last epoch is there, the result is not: no epoch is left to notice."""
+    settings = ("optimizer.lr=1e30", "trainer.max_epochs=1", "data.val_size=0")
+    with monkeypatch.context() as patch:
+        patch.setattr("noisy_kd.training.run.keep", lambda *_: None)
+        go(*settings)
+    result, _ = go(*settings)
+    assert result["status"] == "diverged"
+
+
+def test_a_run_that_patience_ended_does_not_go_on(go, monkeypatch):
+    settings = ("callbacks.best.patience=1", "optimizer.lr=1e-12", "trainer.max_epochs=9")
+    with monkeypatch.context() as patch:
+        patch.setattr("noisy_kd.training.run.keep", lambda *_: None)
+        first, _ = go(*settings)
+    with monkeypatch.context() as patch:
+        after = StepCounter(patch)
+        again, _ = go(*settings)
+    assert first["epochs"] == again["epochs"] == 2
+    assert after.steps == 0
+
+
+def test_csv_curves_survive_an_interruption(go, monkeypatch):
+    settings = ("logger=csv", "trainer.max_epochs=5")
+    with monkeypatch.context() as patch:
+        StepCounter(patch, stop_after=50)
+        with pytest.raises(RuntimeError):
+            go(*settings)
+    _, directory = go(*settings)
+    rows = (directory / "metrics.csv").read_text().splitlines()
+    step = rows[0].split(",").index("step")
+    assert [row.split(",")[step] for row in rows[1:]] == ["1", "2", "3", "4", "5"]
+
+
+def test_the_student_is_evaluated_where_the_images_are(go, monkeypatch):
+    """Lightning moves its module to the CPU when it is done; the images stay on the device."""
+    moved, to = [], torch.nn.Module.to
+
+    def record(module, *args, **kwargs):
+        moved.append((module, args))
+        return to(module, *args, **kwargs)
+
+    honest = student._trained
+
+    def watched(learner, *args):
+        moved.clear()
+        return honest(learner, *args)
+
+    monkeypatch.setattr(torch.nn.Module, "to", record)
+    monkeypatch.setattr(student, "_trained", watched)
+    go()
+    assert moved[0][1] == (torch.device("cpu"),)
+
+
+def test_a_damaged_result_beside_the_run_does_no_harm(go, tmp_path):
+    for name, text in {"list": "[1]", "half": '{"settings_hash": ', "empty": "{}"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(text)
+    result, _ = go()
+    assert runs.baseline_of(result, tmp_path) is None
+
+
 def test_the_teacher_is_asked_once_per_image(go, monkeypatch):
     """The student stage works with the cache: no teacher in its loop."""
     go(name="first")
@@ -219,7 +289,6 @@ def test_the_teacher_is_asked_once_per_image(go, monkeypatch):
     monkeypatch.setattr("noisy_kd.training.logits.predict_logits", forbidden)
     result, _ = go("seed=9", name="second")
     assert result["status"] == "done"
-    assert student.new_student is not None
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

@@ -106,11 +106,25 @@ def test_the_command_line_lists_and_cleans(tmp_path, monkeypatch, capsys):
     store.get_or_make(tmp_path, "teacher", MADE_BY, make)
     shown = command("list")
     assert "teacher-" in shown
-    assert "val_error 0.5" in shown
+    assert "val error 50.00%" in shown
     assert "FC10" in shown
     (tmp_path / "mine.txt").write_text("not an entry")
     assert "removed 1 entries" in command("clean")
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_cleaning_leaves_what_is_in_the_making_and_needs_no_sound_entry(tmp_path):
+    from filelock import FileLock
+
+    store.get_or_make(tmp_path, "teacher", MADE_BY, make)
+    (entry,) = tmp_path.glob("teacher-*/")
+    (entry / "entry.json").write_text("[]")
+    assert store.entries(tmp_path)[0][1]["made"] == "damaged"
+    with FileLock(f"{entry}.lock"):
+        assert store.clean(tmp_path) == 0
+        assert entry.exists()
+    assert store.clean(tmp_path) == 1
+    assert not entry.exists()
 
 
 def test_nothing_is_unpickled(tmp_path):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from noisy_kd.data import Digits
-from noisy_kd.errors import InputError
+from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.evaluation import count_errors, predict_logits
 from noisy_kd.model.network import build
 from noisy_kd.training import store as store_module
@@ -51,8 +51,8 @@ def test_the_teachers_key_changes_with_data_and_precision_and_with_nothing_else(
     short, digits, float32
 ):
     base = key(short(), digits, float32)
-    bf16 = Numerics(float32.device, "bf16", fast=True)
-    assert key(short(), digits, bf16) != base
+    for other in (Numerics(float32.device, "bf16", True), Numerics(float32.device, "32", False)):
+        assert key(short(), digits, other) != base
     for change in ({"val_size": 100}, {"seed": 1}, {"batch_size": 32}):
         data = Digits(**({"val_size": 180} | change))
         data.setup()
@@ -95,6 +95,27 @@ def test_a_checkpoint_that_is_none_is_refused_and_nothing_is_unpickled(tmp_path,
     for name in ("text.pt", "module.pt", "list.pt"):
         with pytest.raises(InputError, match="cannot be read as a state dict"):
             read_checkpoint(tmp_path / name, net)
+
+
+def test_more_layers_or_values_that_are_not_finite_are_refused(tmp_path, net):
+    weights = net.state_dict()
+    torch.save(weights | {"9.weight": torch.zeros(3)}, tmp_path / "more.pt")
+    torch.save(weights | {"1.bias": torch.full((5,), torch.nan)}, tmp_path / "nan.pt")
+    torch.save(dict.fromkeys(weights, 3), tmp_path / "ints.pt")
+    for name, what in {
+        "more": "no 9.weight",
+        "nan": "not finite",
+        "ints": "cannot be read",
+    }.items():
+        with pytest.raises(InputError, match=what):
+            read_checkpoint(tmp_path / f"{name}.pt", net)
+
+
+def test_a_teacher_that_diverges_is_not_stored(short, digits, float32, tmp_path):
+    config = short("teacher.lr=1e20", f"store={tmp_path / 'store'}")
+    with pytest.raises(TrainingError, match="a smaller teacher"):
+        trained_teacher(config, digits, float32, tmp_path)
+    assert not list((tmp_path / "store").glob("*/"))
 
 
 def test_a_run_uses_the_checkpoint(short, digits, float32, tmp_path):

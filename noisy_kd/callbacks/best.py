@@ -18,6 +18,7 @@ class Best:
 
     epoch: int = 0
     errors: float = float("inf")
+    improved: int = 0  # the last epoch that had fewer errors, not only as few
     val_error: float | None = None
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -35,12 +36,10 @@ class BestEpoch(Callback):
     def __init__(self, patience: int | None = None) -> None:
         self.patience = patience
         self.best: list[Best] = []
-        self._improved: list[int] = []
 
     def on_fit_start(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
-        """Begin, or go on from what was restored."""
-        self.best = self.best or [Best() for _ in learner.members]
-        self._improved = [best.epoch for best in self.best]
+        """Begin with nothing; :class:`noisy_kd.callbacks.Resume` may know better."""
+        self.best = [Best() for _ in learner.members]
 
     def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Compare the epoch with the best before it."""
@@ -49,12 +48,16 @@ class BestEpoch(Callback):
             errors = metrics.get("val_errors")
             best = self.best[k]
             if errors is None or errors <= best.errors:
-                if errors is None or errors < best.errors:
-                    self._improved[k] = epoch
+                better = errors is None or errors < best.errors
+                improved = epoch if better else best.improved
                 weights = {n: t.detach().clone() for n, t in learner.nets[k].state_dict().items()}
                 val_error = metrics.get("val_error")
-                self.best[k] = Best(
-                    epoch, float("inf") if errors is None else errors, val_error, weights
-                )
-        if self.patience is not None and epoch - max(self._improved) >= self.patience:
+                kept = float("inf") if errors is None else errors
+                self.best[k] = Best(epoch, kept, improved, val_error, weights)
+        self.stop_if_patience_is_over(trainer, epoch)
+
+    def stop_if_patience_is_over(self, trainer: Trainer, epoch: int) -> None:
+        """Stop after ``epoch`` when no net has improved for ``patience`` epochs."""
+        last = max(best.improved for best in self.best)
+        if self.patience is not None and epoch - last >= self.patience:
             trainer.should_stop = True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 if TYPE_CHECKING:
     from noisy_kd.training.learner import Learner
@@ -21,6 +23,18 @@ class RunLogs(Callback):
     def __init__(self, loggers: list[list[Logger]]) -> None:
         self.loggers = loggers
 
+    def on_train_start(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
+        """Give back to a CSV logger, which starts an empty file, the epochs before a resume."""
+        for logger in (one for loggers in self.loggers for one in loggers):
+            file = Path(logger.log_dir or "") / "metrics.csv"
+            if isinstance(logger, CSVLogger) and file.exists():
+                rows = list(csv.DictReader(file.read_text().splitlines()))
+                for row in rows:
+                    step = int(row.pop("step"))
+                    if step <= trainer.current_epoch:
+                        values = {str(k): float(v) for k, v in row.items() if v and k != "epoch"}
+                        logger.log_metrics(dict(values), step=step)
+
     def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Log loss, learning rate, validation error, agreement, size of the perturbation."""
         if not trainer.is_global_zero:
@@ -30,6 +44,8 @@ class RunLogs(Callback):
             shown = {name: value for name, value in metrics.items() if name != "val_errors"}
             for logger in self.loggers[k]:
                 logger.log_metrics({**shown, "learning_rate": rate}, step=trainer.current_epoch + 1)
+                if isinstance(logger, CSVLogger):
+                    logger.save()
 
     def on_fit_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Write out what is buffered."""

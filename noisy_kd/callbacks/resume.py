@@ -5,6 +5,7 @@ Every net has a checkpoint of its own: what is left of several nets can go on be
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from noisy_kd.callbacks.best import Best, BestEpoch
 
 if TYPE_CHECKING:
     from noisy_kd.training.learner import Learner
+
+log = logging.getLogger(__name__)
 
 
 class Resume(Callback):
@@ -39,9 +42,13 @@ class Resume(Callback):
             assert content is not None
             learner.nets[k].load_state_dict(content["net"])
             trainer.optimizers[k].load_state_dict(content["optimizer"])
+            learner.diverged[k] = content["diverged"]
         self.best.best = [Best(**content["best"]) for content in saved if content]
         learner.seconds_before = saved[0]["seconds"] if saved[0] else 0.0
         done = epochs.pop()
+        self.best.stop_if_patience_is_over(trainer, done)
+        trainer.should_stop = trainer.should_stop or all(learner.diverged)
+        log.info("Going on after epoch %d.", done)
         progress = trainer.fit_loop.epoch_progress
         for counts in (progress.current, progress.total):
             for name in vars(counts):  # ready, started, processed, completed
@@ -58,6 +65,7 @@ class Resume(Callback):
                 "net": learner.nets[k].state_dict(),
                 "optimizer": trainer.optimizers[k].state_dict(),
                 "best": vars(self.best.best[k]),
+                "diverged": learner.diverged[k],
                 "seconds": learner.seconds,
             }
             temporary = file.with_suffix(".tmp")
@@ -67,6 +75,9 @@ class Resume(Callback):
     def _load(self, k: int) -> dict[str, Any] | None:
         try:
             content = torch.load(self.files[k], weights_only=True, map_location="cpu")
+            return content if content["identity"] == self.identity[k] else None
         except FileNotFoundError:
             return None
-        return content if content["identity"] == self.identity[k] else None
+        except Exception:  # torch raises many kinds; all mean an unusable file
+            log.warning("%s cannot be read: starting from the beginning.", self.files[k])
+            return None

@@ -175,7 +175,8 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"data.val_size={size} leaves nothing of {count} images to train on.")
         self.val_rows, self.train_rows = self.split(self.images.labels, size)
         self.preprocessing = self.fitted_preprocessing()
-        self.digest = _digest(self.images, self.test_images)
+        self.digest = _digest(self.images, with_labels=True)
+        self.test_digest = _digest(self.test_images, with_labels=False)
         self._ready = True
 
     @property
@@ -193,8 +194,12 @@ class ImageDataModule(LightningDataModule):
         self.train_rows, self.val_rows = self.train_rows.to(device), self.val_rows.to(device)
         self.preprocessing.to(device)
 
-    def training_table(self, subset: int | None = None) -> ImageTable:
+    def training_table(self, subset: int | None = None, key: str = "data.subset") -> ImageTable:
         """The training samples, or those of a stratified subset of so many images.
+
+        Args:
+            subset: how many; None for all.
+            key: of the configuration, for the message.
 
         Raises:
             InputError: if there are not that many images.
@@ -203,7 +208,7 @@ class ImageDataModule(LightningDataModule):
         if subset is not None:
             if not len(self.classes) <= subset <= len(rows):
                 raise InputError(
-                    f"data.subset={subset}: choose between {len(self.classes)} (the classes) and "
+                    f"{key}={subset}: choose between {len(self.classes)} (the classes) and "
                     f"{len(rows)} (the training images)."
                 )
             labels = self.images.labels[rows].cpu()
@@ -303,14 +308,10 @@ class Folder(ImageDataModule):
         return images.folder(self.root)
 
 
-def _digest(*parts: Images) -> str:
-    """Fingerprint of the pixels and of the training labels.
-
-    Test labels decide nothing that is trained or cached, and are left out.
-    """
-    fingerprint = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        fingerprint.update(str(tuple(part.pixels.shape)).encode())
-        fingerprint.update(part.pixels.numpy().data)
-    fingerprint.update(parts[0].labels.numpy().data)
+def _digest(part: Images, with_labels: bool) -> str:
+    """Fingerprint of the pixels; test labels decide nothing that is trained or cached."""
+    fingerprint = hashlib.blake2b(str(tuple(part.pixels.shape)).encode(), digest_size=16)
+    fingerprint.update(part.pixels.numpy().data)
+    if with_labels:
+        fingerprint.update(part.labels.numpy().data)
     return fingerprint.hexdigest()

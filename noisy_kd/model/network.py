@@ -49,7 +49,10 @@ def build(
             f"{nt.notation(layers)} gives {x.numel()} logits for images of {_image(input_shape)}, "
             f"but the data has {classes} classes."
         )
-    net.to_empty(device="cpu")
+    try:
+        net.to_empty(device="cpu")
+    except RuntimeError as error:
+        raise InputError(f"{nt.notation(layers)} does not fit into memory.") from error
     initialise(net, torch.Generator().manual_seed(seed))
     return net
 

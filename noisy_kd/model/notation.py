@@ -61,6 +61,8 @@ class Dropout:
         return f"D{self.probability:g}"
 
 
+LARGEST = 1_000_000
+
 Layer = Conv | Pool | Full | Dropout
 
 _TOKENS = (
@@ -165,6 +167,8 @@ def _check_ranges(layer: Layer, text: str, at: int) -> None:
     sizes = [value for name, value in vars(layer).items() if name not in ("kind", "padding")]
     if min(sizes) < 1:
         raise _trouble(text, at, "sizes, strides and counts are at least 1")
+    if max(sizes) > LARGEST:
+        raise _trouble(text, at, f"sizes, strides and counts are at most {LARGEST:,}")
 
 
 def _trouble(text: str, at: int, why: str) -> InputError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import logging
 import os
 import warnings
@@ -13,6 +15,7 @@ import torch
 from hydra.utils import get_class, get_method, instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from torch.utils.tensorboard import SummaryWriter
 
 from noisy_kd.callbacks import BestEpoch
 from noisy_kd.config import Config, named_networks
@@ -29,7 +32,12 @@ def quiet_libraries() -> None:
     """Silence advice and adverts that do not concern the user of this project."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*no `val_dataloader`.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*no `val_dataloader`.*",
+        ".*log files in this directory.*",
+    ):
         warnings.filterwarnings("ignore", message)
 
 
@@ -56,7 +64,9 @@ def method(config: Config) -> Method:
     try:
         composed: Method = get_method(config.method["_target_"])(**arguments)
     except TypeError as error:
-        key = str(error).rpartition("argument ")[2]
+        key = str(error).rpartition("argument: " if "missing" in str(error) else "argument ")[2]
+        if "missing" in str(error):
+            raise InputError(f"method={config.method_name} needs the key {key}.") from error
         raise InputError(f"method={config.method_name}: there is no key method.{key}.") from error
     except ValueError as error:
         raise InputError(f"method.{error}") from error
@@ -102,8 +112,6 @@ def device(config: Config) -> torch.device:
     there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted in there and not there[wanted]:
         raise InputError(f"trainer.accelerator={wanted}: this machine has none; take trainer=cpu.")
-    if wanted not in ("auto", "cpu", *there):
-        raise InputError(f"trainer.accelerator={wanted}: choose auto, cpu, gpu or mps.")
     if wanted == "gpu" or (wanted == "auto" and there["gpu"]):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if wanted == "mps" or (wanted == "auto" and there["mps"]) else "cpu")
@@ -129,6 +137,38 @@ def trainer(
         use_distributed_sampler=False,
     )
     return made
+
+
+def check(config: Config) -> None:
+    """Refuse, before anything is trained, what would fail only later.
+
+    Raises:
+        InputError: for an optimiser, callback or logger that is not there or not so called.
+    """
+    method(config)
+    try:
+        get_class(config.optimizer._target_)
+        nodes = {f"callbacks.{k}": v for k, v in config.callbacks.items() if v}
+        nodes |= {f"logger.{k}": v for k, v in config.logger.items() if v}
+        for place, node in nodes.items():
+            _check_keys(place, node)
+    except InputError:
+        raise
+    except Exception as error:  # Hydra's, whatever was missing
+        raise InputError(" ".join(str(error).split())) from error
+    wandb = any("Wandb" in node["_target_"] for node in config.logger.values() if node)
+    if wandb and importlib.util.find_spec("wandb") is None:
+        raise InputError("logger=wandb needs a package that is not there: pip install wandb.")
+
+
+def _check_keys(place: str, node: dict[str, Any]) -> None:
+    kind = get_class(node["_target_"])
+    known = set(inspect.signature(kind).parameters)
+    if issubclass(kind, TensorBoardLogger):
+        known |= set(inspect.signature(SummaryWriter).parameters)
+    for key in node:
+        if key != "_target_" and key not in known and not issubclass(kind, WandbLogger):
+            raise InputError(f"{place}.{key} is not a key of this configuration.")
 
 
 def displays_config(config: Config) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def cached_logits(teacher: nn.Sequential, data: ImageDataModule, folder: Path) -
         "layers": notation_of(teacher),
         "weights": weights_digest(teacher),
         "data": data.name,
-        "images": data.digest,
+        "images": [data.digest, data.test_digest],
         "preprocessing": weights_digest(data.preprocessing) + type(data.preprocessing).__name__,
         "views": data.views,
     }

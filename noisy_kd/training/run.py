@@ -43,12 +43,12 @@ def run(configs: list[Config], directories: list[Path]) -> list[Result]:
     assembly.quiet_libraries()
     first = configs[0]
     device = assembly.device(first)
+    for config in configs:
+        assembly.check(config)
+    data = assembly.data_module(first)
+    check_fit(configs, data)
     numerics = hardware.choose(first.precision, first.fast, device)
     methods = [assembly.method(config) for config in configs]
-    data = assembly.data_module(first)
-    for config in configs:
-        new_student(config, data)
-    data.training_table(data.subset)
     log.info("%s", summary.opening(first, data, numerics))
 
     data.to(device)
@@ -76,6 +76,20 @@ def keep(directory: Path, student: Trained, result: Result) -> None:
     torch.save(student.net.cpu().state_dict(), directory / "student.pt")
     runs.write_result(directory, result)
     student.checkpoint.unlink(missing_ok=True)
+
+
+def check_fit(configs: list[Config], data: ImageDataModule) -> None:
+    """Refuse networks and subsets that do not fit the data, before anything is trained.
+
+    Raises:
+        InputError: saying which.
+    """
+    data.training_table(data.subset)
+    data.training_table(configs[0].teacher.subset, "teacher.subset")
+    shape, classes = data.input_shape, len(data.classes)
+    for config in configs:
+        new_student(config, data)
+        build(assembly.layers_for(config.teacher.layers, classes), shape, classes)
 
 
 def describe_run(config: Config, data: ImageDataModule) -> Result:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from noisy_kd.errors import InputError, run_command
 
@@ -104,7 +104,7 @@ def _is_sound(entry: Path) -> bool:
     except FileNotFoundError:
         if not entry.exists():
             return False
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         pass
     log.warning("%s is damaged and is made again.", entry)
     return False
@@ -115,21 +115,45 @@ def _checksum(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def told(facts: dict[str, Any]) -> str:
+    """Facts in words: shares as percentages."""
+    words = [
+        f"{key.replace('_', ' ')} {value:.2%}"
+        if key.endswith("error") and value is not None
+        else f"{key} {value}"
+        for key, value in facts.items()
+    ]
+    return ", ".join(words)
+
+
 def entries(store: Path) -> list[tuple[Path, dict[str, Any], int]]:
     """Every finished entry: its folder, what is known of it, its size in bytes."""
     found = []
-    for about in sorted(store.glob("*/entry.json")):
-        size = sum(file.stat().st_size for file in about.parent.iterdir())
-        found.append((about.parent, json.loads(about.read_text()), size))
+    for file in sorted(store.glob("*/entry.json")):
+        try:
+            about = json.loads(file.read_text())
+            about["made_by"]["layers"], about["facts"].items()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            about = {"made": "damaged", "made_by": {"data": "", "layers": ""}, "facts": {}}
+        found.append((file.parent, about, sum(f.stat().st_size for f in file.parent.iterdir())))
     return found
 
 
 def clean(store: Path) -> int:
-    """Remove everything in the store; returns how many entries there were."""
-    count = len(entries(store))
-    for path in store.glob("*"):
-        if path.name.startswith(("teacher-", "logits-")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove everything but what is in the making; returns how many entries were removed."""
+    count = 0
+    for file in sorted(store.glob("*.lock")):
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        count += file.with_suffix("").exists()
+        for path in store.glob(f"{file.stem}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        file.unlink(missing_ok=True)
+        lock.release()
     return count
 
 
@@ -145,8 +169,8 @@ def main() -> None:
         print(f"removed {clean(options.store)} entries from {options.store}")
         return
     for path, about, size in entries(options.store):
-        facts = ", ".join(f"{key} {value}" for key, value in about["facts"].items())
-        print(f"{path.name}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}")
+        facts = told(about["facts"])
+        print(f"{path.name:24}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}")
         print(f"    {about['made_by']['layers']}\n    {facts}")
     if not entries(options.store):
         print(f"{options.store} is empty")

@@ -57,11 +57,9 @@ def train_students(
         numerics,
     )
     checkpoints = [directory / "last.ckpt" for directory in directories]
-    if first.force:
-        for checkpoint in checkpoints:
-            checkpoint.unlink(missing_ok=True)
     best = assembly.best_epoch(first)
-    resume = Resume(checkpoints, best, [config_hash(config) for config in configs])
+    identity = [f"{config_hash(config)} in {numerics.precision}" for config in configs]
+    resume = Resume(checkpoints, best, identity)
     logs = RunLogs([assembly.loggers(c, d) for c, d in zip(configs, directories, strict=True)])
     callbacks = [best, resume, logs, *assembly.displays(first)]
     trainer = assembly.trainer(first, learner.epochs, callbacks)
@@ -88,7 +86,7 @@ def _trained(learner: Learner, k: int, best: Best, epochs: int, checkpoint: Path
     if best.weights:
         net.load_state_dict(best.weights)
     samples = len(learner.table) * epochs
-    net.eval()
+    net.eval().to(learner.numerics.device)  # Lightning leaves it on the CPU
     return Trained(
         net, best, epochs, learner.seconds_trained, samples, learner.diverged[k], checkpoint
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from noisy_kd.callbacks import BestEpoch, Resume, RunLogs
 from noisy_kd.config import Config, Teacher
 from noisy_kd.data import ImageDataModule
-from noisy_kd.errors import InputError
+from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.method import family
 from noisy_kd.model.network import build, notation_of
 from noisy_kd.training import assembly, store
@@ -67,6 +69,8 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
         content: Any = torch.load(file, weights_only=True, map_location="cpu")
         content = content.get("state_dict", content)
         weights = {str(name): value for name, value in content.items()}
+        if not all(isinstance(value, Tensor) for value in weights.values()):
+            raise TypeError("not only tensors")
     except Exception as error:  # torch raises many kinds; all mean an unusable file
         raise InputError(
             f"teacher.checkpoint={file} cannot be read as a state dict or a Lightning checkpoint "
@@ -83,25 +87,41 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
                 f"teacher.checkpoint={file} is of another architecture than teacher.layers: "
                 f"{name} should be {tuple(expected[name].shape)}, the file has {there}."
             )
+        if not value.isfinite().all():
+            raise InputError(f"teacher.checkpoint={file}: {name} holds values that are not finite.")
+    extra = [
+        name
+        for name in weights
+        if re.match(rf"{re.escape(prefix)}\d+\.", name) and name[len(prefix) :] not in expected
+    ]
+    if extra:
+        raise InputError(
+            f"teacher.checkpoint={file} is of another architecture than teacher.layers, which has "
+            f"no {extra[0]}."
+        )
     return found  # type: ignore[return-value]
 
 
 def _from_store(
     config: Config, data: ImageDataModule, numerics: Numerics, net: nn.Sequential, logs: Path
 ) -> dict[str, Tensor]:
-    made_by = _made_by(config.teacher, net, data, numerics)
+    made_by = _made_by(config.teacher, net, data, numerics, config.deterministic)
 
     def make(work: Path) -> dict[str, Any]:
         log.info("Training the teacher %s.", config.teacher_name)
         return _train(config, data, numerics, net, work, logs)
 
     weights, facts = store.get_or_make(Path(config.store), "teacher", made_by, make)
-    log.info("Teacher %s: %s", config.teacher_name, facts)
+    log.info("Teacher %s: %s.", config.teacher_name, store.told(facts))
     return weights
 
 
 def _made_by(
-    teacher: Teacher, net: nn.Sequential, data: ImageDataModule, numerics: Numerics
+    teacher: Teacher,
+    net: nn.Sequential,
+    data: ImageDataModule,
+    numerics: Numerics,
+    deterministic: bool = False,
 ) -> dict[str, Any]:
     """Everything that decides the teacher's weights."""
     return {
@@ -119,6 +139,8 @@ def _made_by(
         "schedule": teacher.schedule,
         "seed": teacher.seed,
         "precision": numerics.precision,
+        "fast": numerics.fast,
+        "deterministic": deterministic,
         "device": numerics.device.type,
     }
 
@@ -136,7 +158,7 @@ def _train(
     member = Member(net, family.supervised(), teacher.seed, optimizer, teacher.schedule)
     learner = Learner(
         [member],
-        data.training_table(teacher.subset),
+        data.training_table(teacher.subset, "teacher.subset"),
         data.validation_table(),
         None,
         data.batch_size,
@@ -153,6 +175,11 @@ def _train(
     ]
     trainer = assembly.trainer(config, teacher.max_epochs, callbacks, one_device=True)
     fit(learner, trainer)
+    if learner.diverged[0]:
+        shutil.rmtree(work)
+        raise TrainingError(
+            f"the teacher's loss is no longer finite: try a smaller teacher.lr than {teacher.lr:g}."
+        )
     chosen = best.best[0]
     facts = {
         "val_error": chosen.val_error,
