@@ -269,9 +269,7 @@ def _is_grey(file: Path) -> bool:
                 raise InputError(f"{file} has pixels of mode {image.mode}: save it with 8 bits.")
             return image.mode in ("1", "L", "LA")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(
-            f"{file} is not an image that can be read: replace or remove it."
-        ) from error
+        raise InputError(f"{file} cannot be read as an image: replace or remove it.") from error
 
 
 def _decode(files: dict[str, list[Path]], mode: str) -> Images:

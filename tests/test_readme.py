@@ -1,0 +1,38 @@
+"""What the README shows is there and runs."""
+
+import re
+
+import torch
+from conftest import ROOT
+from test_images import write_mnist
+
+from noisy_kd.model.network import build
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_its_python_runs(tmp_path, monkeypatch):
+    write_mnist(tmp_path / "data", counts=(300, 50))
+    monkeypatch.chdir(tmp_path)
+    loop, cache = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    student = build("FC20-FC10", (1, 28, 28))
+    before = student[1].weight.clone()
+    names = {
+        "student": student,
+        "optimizer": torch.optim.Adam(student.parameters()),
+        "batches": [(torch.randn(8, 1, 28, 28), torch.randn(8, 10)) for _ in range(3)],
+    }
+    exec(loop, names)
+    assert not torch.equal(student[1].weight, before)
+
+    teacher = re.search(r'build\("(.*?)"', cache).group(1)
+    torch.save(build(teacher, (1, 28, 28)).state_dict(), "teacher.pt")
+    exec(cache.replace("10_000", "50"), names)
+    assert names["z"].shape == (64, 10)
+
+
+def test_its_links_and_groups_exist():
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+    for group, name in re.findall(r"\b(data|method|trainer|logger)=(\w+)", README):
+        assert (ROOT / "conf" / group / f"{name}.yaml").exists() or name == "DIR", (group, name)
