@@ -6,8 +6,10 @@ import hydra
 from omegaconf import DictConfig
 
 from noisy_kd import errors
-from noisy_kd.config import register_resolvers
+from noisy_kd.config import check_config_name, register_resolvers
+from noisy_kd.plugins import add_to_path
 
+add_to_path()
 started = False
 
 
@@ -21,6 +23,12 @@ def main(cfg: DictConfig) -> float | None:
     return train(cfg)
 
 
+def command() -> None:
+    """Look at the name after -cn first: Hydra would name only the folders it searched."""
+    check_config_name(sys.argv[1:])
+    main()
+
+
 if __name__ == "__main__":
     register_resolvers()
-    sys.exit(errors.run_command(main, started=lambda: started))
+    sys.exit(errors.run_command(command, started=lambda: started))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from noisy_kd import config as configuration
 from noisy_kd import runs, summary
@@ -37,11 +37,28 @@ def train(cfg: DictConfig) -> float | None:
         with FileLock(directory / "run.lock") if chief else nullcontext():
             result = _run_once(config, directory)
     except InputError:
-        if {file.name for file in directory.iterdir()} <= UNTOUCHED:
-            shutil.rmtree(directory)
+        remove_if_untouched(directory)
         raise
     if chief:
         summary.print_closing(result, runs.baseline_of(result, directory.parent), directory)
+    return outcome(directory)
+
+
+def remove_if_untouched(directory: Path) -> None:
+    """Remove a run's directory in which nothing has been done yet."""
+    if {file.name for file in directory.iterdir()} <= UNTOUCHED:
+        shutil.rmtree(directory)
+
+
+def outcome(directory: Path) -> float | None:
+    """The validation error of the run in this directory, for a sweeper.
+
+    Raises:
+        TrainingError: if the run diverged or has no result.
+    """
+    result = runs.read_result(directory)
+    if result is None:
+        raise TrainingError(f"{directory} holds no result.")
     if result["status"] == "diverged":
         advice = "try a smaller optimizer.lr"
         raise TrainingError(f"{directory}: the loss is no longer finite; {advice}.")
@@ -49,17 +66,19 @@ def train(cfg: DictConfig) -> float | None:
     return error
 
 
+def forget(config: Config, directory: Path) -> None:
+    """With ``force=true``: remove this configuration's result, and what it went on from."""
+    if config.force and runs.finished(directory, configuration.config_hash(config)) is not None:
+        for name in ("result.json", "last.ckpt"):
+            (directory / name).unlink(missing_ok=True)
+
+
 def _run_once(config: Config, directory: Path) -> Result:
     result = runs.finished(directory, configuration.config_hash(config))
     if result is not None and not config.force:
         print(f"{directory} holds this run's result: skipped (force=true runs it again).")
         return result
-    if result is not None:
-        for name in ("result.json", "last.ckpt"):
-            (directory / name).unlink(missing_ok=True)
+    forget(config, directory)
     from noisy_kd.training.run import run
 
-    result = run([config], [directory])[0]
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        OmegaConf.save(OmegaConf.structured(config), directory / "config.yaml")
-    return result
+    return run([config], [directory])[0]

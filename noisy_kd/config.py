@@ -28,6 +28,7 @@ SEED = 2**63 - 1  # the largest
 WITHOUT_TEACHER = ("supervised",)  # methods whose numbers no teacher decides
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+SWEEPS = CONF.parent / "sweeps"
 
 
 def _checked(default: Any = MISSING, **rules: Any) -> Any:
@@ -123,6 +124,8 @@ class Config:
     deterministic: bool = False
     store: str = ".cache/store"
     force: bool = False
+    max_stack: int | None = _checked(None, least=1)
+    paper: dict[str, Any] | None = None
 
     @property
     def method_name(self) -> str:
@@ -138,6 +141,23 @@ class Config:
     def student_name(self) -> str:
         """The id of a network of conf/model, or its notation."""
         return network_name(self.student.layers)
+
+
+def check_config_name(arguments: Sequence[str]) -> None:
+    """Refuse a configuration or sweep that is not there, with the names that are.
+
+    Args:
+        arguments: of the command line.
+
+    Raises:
+        InputError: with the names.
+    """
+    names = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, _, given = flag.partition("=")
+        name = (given or value).removesuffix(".yaml")
+        if flag in ("-cn", "--config-name") and name not in ("config", *names):
+            raise InputError(f"there is no sweep named {name}: choose {', '.join(names)}.")
 
 
 def read(cfg: DictConfig) -> Config:

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def saved_epoch(file: Path, config_hash: str) -> int:
+    """Whole epochs that a checkpoint of this configuration has behind it; 0 if there is none."""
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+        return int(content["epoch"]) if content["identity"].startswith(config_hash) else 0
+    except Exception:  # none, or none that can be used
+        return 0
+
+
 class Resume(Callback):
     """Writes a checkpoint per net after every epoch, and starts from them.
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
 import noisy_kd
 from noisy_kd import runs, summary
@@ -65,15 +66,16 @@ def run(configs: list[Config], directories: list[Path]) -> list[Result]:
         result = describe_run(config, data) | outcome(student, data, taught.get("test"))
         result |= {"precision": numerics.precision, "device": device_name(device)}
         result |= {"stack_size": len(configs), "versions": versions()}
-        keep(directory, student, result)
+        keep(directory, config, student, result)
         found.append(result)
     return found
 
 
 @rank_zero_only
-def keep(directory: Path, student: Trained, result: Result) -> None:
+def keep(directory: Path, config: Config, student: Trained, result: Result) -> None:
     """Write the student and, last, the result; then the checkpoint to go on from is not needed."""
     torch.save(student.net.cpu().state_dict(), directory / "student.pt")
+    OmegaConf.save(OmegaConf.structured(config), directory / "config.yaml")
     runs.write_result(directory, result)
     student.checkpoint.unlink(missing_ok=True)
 

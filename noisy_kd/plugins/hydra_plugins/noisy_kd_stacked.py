@@ -1,0 +1,56 @@
+"""Hydra plugins: ``sweeps/`` on the search path, and the launcher ``hydra/launcher=stacked``.
+
+Hydra imports this file at every start, so what is heavy lies in :mod:`noisy_kd.stacked`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+SWEEPS = Path(__file__).resolve().parents[3] / "sweeps"  # without noisy_kd, for any application
+
+
+class SweepsSearchPath(SearchPathPlugin):
+    """Makes ``python train.py -cn table1`` find ``sweeps/table1.yaml``."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folder."""
+        search_path.append("noisy-kd", f"file://{SWEEPS}")
+
+
+@dataclass
+class StackedLauncherConf:
+    """Configuration of the launcher."""
+
+    _target_: str = "hydra_plugins.noisy_kd_stacked.StackedLauncher"
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="stacked", node=StackedLauncherConf, provider="noisy-kd"
+)
+
+
+class StackedLauncher(Launcher):
+    """Trains the jobs of a sweep that differ only in stackable keys side by side."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Remember what Hydra hands over."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run all jobs; each keeps its own directory, ``.hydra/``, result and status."""
+        from noisy_kd import stacked
+
+        return stacked.launch(self, job_overrides, initial_job_idx)

@@ -1,0 +1,50 @@
+"""Every cell of every sweep composes, and the paper's numbers belong to cells of its grid."""
+
+import itertools
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from noisy_kd.config import CONF, SWEEPS, read, register_resolvers, run_name
+from noisy_kd.plugins import add_to_path
+
+NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+add_to_path()
+
+
+def grid(name):
+    params = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    return {key: str(values).split(",") for key, values in params.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_composes_and_has_a_directory_of_its_own(name):
+    register_resolvers()
+    axes = grid(name)
+    cells = list(itertools.product(*axes.values()))
+    names = set()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for cell in cells:
+            overrides = [f"{k}={v}" for k, v in zip(axes, cell, strict=True)]
+            names.add(run_name(read(compose(name, overrides))))
+    assert len(names) == len(cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_is_and_how_it_is_run(name):
+    text = (SWEEPS / f"{name}.yaml").read_text()
+    head = text[: text.index("defaults:")]
+    assert f"python train.py -cn {name}" in head
+    assert "runs" in head
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if n in ("table1", "table2", "table3", "table4")]
+)
+def test_the_papers_numbers_belong_to_cells(name):
+    content = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())
+    axes = grid(name)
+    key = max(axes, key=lambda axis: len(axes[axis]))
+    assert {float(value) for value in axes[key]} == {0.0, *content["paper"]["error"]}
+    assert content["paper"]["baseline"] > min(content["paper"]["error"].values())
