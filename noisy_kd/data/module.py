@@ -10,6 +10,7 @@ A *sample* is a view of an image: sample i is view i // n of the i % n-th of a t
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def loader(table: ImageTable, chunk: int, seed: int | None = None) -> DataLoader
     return DataLoader(table, sampler=order, batch_size=None)
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(LightningDataModule, ABC):
     """Images in memory, their split, their preprocessing.
 
     Args:
@@ -146,9 +147,9 @@ class ImageDataModule(LightningDataModule):
         self.subset, self.seed = subset, seed
         self._ready = False
 
+    @abstractmethod
     def source(self) -> Source:
         """Read the data set into memory."""
-        raise NotImplementedError
 
     def split(self, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Rows held out for validation, and rows to train on."""
