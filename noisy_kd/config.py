@@ -124,6 +124,7 @@ class Config:
     deterministic: bool = False
     store: str = ".cache/store"
     force: bool = False
+    devices: int | None = _checked(None, least=1)
     max_stack: int | None = _checked(None, least=1)
     paper: dict[str, Any] | None = None
 
@@ -133,9 +134,15 @@ class Config:
         return str(self.method["_target_"]).rpartition(".")[2]
 
     @property
+    def teachers(self) -> list[str]:
+        """The notations of all teachers: the method's own, else the one of group ``model``."""
+        named = {name: layers for layers, name in named_networks().items()}
+        return [named.get(t, t) for t in self.method.get("teachers") or [self.teacher.layers]]
+
+    @property
     def teacher_name(self) -> str:
-        """The id of a network of conf/model, or its notation."""
-        return network_name(self.teacher.layers)
+        """The id of a network of conf/model, or its notation; several joined by +."""
+        return "+".join(network_name(layers) for layers in self.teachers)
 
     @property
     def student_name(self) -> str:
@@ -180,7 +187,10 @@ def read(cfg: DictConfig) -> Config:
     _check_nodes("callbacks", config.callbacks)
     _check_patience(config.callbacks.get("best"))
     _check_nodes("logger", config.logger)
-    notation.parse(config.teacher.layers)
+    for teacher in config.teachers:
+        notation.parse(teacher)
+    if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
+        raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
     layers = notation.parse(config.student.layers)
     if config.student.dropout:
         notation.with_dropout(layers, config.student.dropout)
@@ -205,21 +215,25 @@ def config_hash(config: Config) -> str:
     a network's id and its notation are equal. A teacher's checkpoint and a folder of images count
     by their content.
     """
-    return _digest(_identity(config))
+    return _digest(identity(config))
 
 
 def settings_hash(config: Config) -> str:
     """The same without the method: runs that differ in nothing else can be compared."""
-    identity = _identity(config)
-    del identity["method"]
-    return _digest(identity)
+    settings = identity(config)
+    del settings["method"]
+    return _digest(settings)
 
 
 def run_name(config: Config) -> str:
     """Name of a run's directory: what was run, and the configuration's hash; never the clock."""
     parts = [config.data.name, _slug(config.student_name), config.method_name]
-    noise = {key: config.method[key] for key in ("alpha", "sigma") if key in config.method}
-    parts += [f"{key[0]}{value:g}" for key, value in noise.items()]
+    noise = {key: config.method.get(key) for key in ("alpha", "sigma", "temperature")}
+    parts += [f"{key[0]}{value:g}" for key, value in noise.items() if value is not None]
+    others = {"drop": config.student.dropout, "wd": config.optimizer.weight_decay}
+    parts += [f"{key}{value:g}" for key, value in others.items() if value]
+    if "teachers" in config.method:
+        parts.append(_slug(config.teacher_name))
     return "-".join([*parts, f"seed{config.seed}", config_hash(config)])
 
 
@@ -250,8 +264,10 @@ def _resolve_run_name(*, _root_: DictConfig) -> str:
     return run_name(read(_root_))
 
 
-def _identity(config: Config) -> dict[str, Any]:
+def identity(config: Config) -> dict[str, Any]:
+    """What decides a run's numbers, as nested JSON values; ``settings`` of ``result.json``."""
     whole = asdict(config)
+    whole["method"].pop("teachers", None)  # they are in "teacher", canonical
     data = {key: whole["data"][key] for key in ("name", "val_size", "subset", "seed", "batch_size")}
     if config.data.name == "folder":
         data["content"] = _folder_digest(str(config.data.root))
@@ -262,7 +278,7 @@ def _identity(config: Config) -> dict[str, Any]:
         teacher = {}
     return {
         "data": data,
-        "teacher": {**teacher, "layers": canonical(config.teacher.layers)},
+        "teacher": {**teacher, "layers": _layers_of_teachers(config)},
         "student": {**whole["student"], "layers": canonical(config.student.layers)},
         "method": whole["method"],
         "optimizer": whole["optimizer"],
@@ -272,8 +288,13 @@ def _identity(config: Config) -> dict[str, Any]:
     }
 
 
-def _digest(identity: dict[str, Any]) -> str:
-    text = json.dumps(_canonical(identity), sort_keys=True)
+def _layers_of_teachers(config: Config) -> str | list[str]:
+    found = [canonical(layers) for layers in config.teachers]
+    return found[0] if len(found) == 1 else found
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    text = json.dumps(_canonical(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -309,7 +330,7 @@ def _folder_digest(root: str) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._]+", "", text.replace("-", "_"))[:60]
+    return re.sub(r"[^A-Za-z0-9._+]+", "", text.replace("-", "_"))[:60]
 
 
 def _explain(error: OmegaConfBaseException) -> str:
@@ -360,6 +381,11 @@ def check_range(
 
 
 def _check_method(method: dict[str, Any]) -> None:
+    teachers = method.get("teachers", ["one"])
+    if not isinstance(teachers, list) or not teachers:
+        raise InputError(
+            f"method.teachers={teachers} must be a list of networks, as in [nin,lenet]."
+        )
     for key, most in {"alpha": 1.0, "sigma": None}.items():
         if key in method:
             value = method[key]

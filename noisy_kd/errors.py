@@ -8,9 +8,6 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from typing import Any, TextIO
 
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
-
 
 class InputError(ValueError):
     """A wrong setting or unusable input; its message is the one line that the user reads."""
@@ -39,7 +36,7 @@ def one_line(error: BaseException) -> str:
     if "To append to your config use" in text:  # Hydra's advice ends in a refusal: no new keys
         key = text.split("'")[1].split("=")[0].lstrip("+")
         return f"{key} is not a key of this configuration; `python train.py --help` lists them."
-    if isinstance(error, OverrideParseException):
+    if type(error).__name__ == "OverrideParseException":
         return (
             f"{text.partition(' See https')[0]}: quote a value with brackets twice, as in "
             "'student.layers=\"[C5(S2P2)@16-MP2(S2)]-FC10\"'."
@@ -61,7 +58,9 @@ def is_input_error(error: BaseException) -> bool:
     """Whether the error is of the user's making: settings, names, values, files."""
     if any(isinstance(link, InputError) for link in causes(error)):
         return True
-    return isinstance(error, (HydraException, OmegaConfBaseException))
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
+    # by name: commands that need no Hydra start without it
+    return bool(kinds & {"hydra.errors.HydraException", "omegaconf.errors.OmegaConfBaseException"})
 
 
 class _WithoutHydrasLine:

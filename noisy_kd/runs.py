@@ -36,11 +36,11 @@ def write_result(directory: Path, result: Result) -> None:
 
 
 def finished(directory: Path, config_hash: str) -> Result | None:
-    """The result of exactly this configuration, if this directory holds it."""
+    """The result of exactly this configuration, if this directory holds it and it did not fail."""
     result = read_result(directory)
-    if result is not None and result.get("config_hash") == config_hash:
-        return result
-    return None
+    if result is None or result.get("config_hash") != config_hash:
+        return None
+    return None if result.get("status") == "failed" else result
 
 
 def results(root: Path) -> Iterator[tuple[Path, Result]]:

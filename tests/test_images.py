@@ -135,8 +135,8 @@ def test_svhn(tmp_path):
     from scipy.io import loadmat
 
     write_svhn(tmp_path)
-    source, first_part = images.svhn(tmp_path, download=False)
-    assert first_part == 300
+    source = images.svhn(tmp_path, download=False)
+    assert source.first_part == 300
     assert len(source.train) == 800
     assert source.train.labels[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
     extra = loadmat(tmp_path / "extra_32x32.mat")["X"]

@@ -30,7 +30,7 @@ def test_the_papers_sizes():
     assert (len(val), len(train)) == (10_000, 50_000)
 
     svhn = Svhn(val_size=6000)
-    svhn._first_part = 73_257
+    svhn.first_part = 73_257
     labels = torch.arange(73_257 + 531_131) % 10
     val, train = svhn.split(labels, 6000)
     assert (len(val), len(train)) == (6000, 598_388)

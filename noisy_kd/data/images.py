@@ -29,11 +29,17 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it is published: what may be trained on, the test set, the class names."""
+    """A data set as it is published: what may be trained on, the test set, the class names.
+
+    ``first_part`` is how many of the first training images are SVHN's ``train``; the rest are
+    ``extra``. ``digests`` are the fingerprints of training and test images, where they are known.
+    """
 
     train: Images
     test: Images
     classes: tuple[str, ...]
+    first_part: int = 0
+    digests: tuple[str, str] | None = None
 
 
 DIGITS = tuple(str(i) for i in range(10))
@@ -92,12 +98,8 @@ def cifar10(root: Path, download: bool) -> Source:
     return _checked("CIFAR-10", Source(train, test, tuple(sets[0].classes)), (3, 32, 32), where)
 
 
-def svhn(root: Path, download: bool) -> tuple[Source, int]:
+def svhn(root: Path, download: bool) -> Source:
     """SVHN, cropped: train and extra in one (604,388), 26,032 test images, from ROOT/*_32x32.mat.
-
-    Returns:
-        The source, and how many of its first training images come from ``train`` (the rest are
-        ``extra``).
 
     Raises:
         InputError: if files are missing (and may not or cannot be downloaded) or damaged.
@@ -110,8 +112,8 @@ def svhn(root: Path, download: bool) -> tuple[Source, int]:
         extra = _read_svhn(root / "extra_32x32.mat")
         train = _read_svhn(root / "train_32x32.mat")
         test = _read_svhn(root / "test_32x32.mat")
-    source = Source(_joined([train, extra]), _joined([test]), DIGITS)
-    return _checked("SVHN", source, (3, 32, 32), where), len(train[1])
+    source = Source(_joined([train, extra]), _joined([test]), DIGITS, len(train[1]))
+    return _checked("SVHN", source, (3, 32, 32), where)
 
 
 def folder(root: Path) -> Source:

@@ -127,6 +127,7 @@ class ImageDataModule(LightningDataModule, ABC):
         val_size: images held out of training, stratified; 0 for none, None for a tenth.
         subset: train on so many images, stratified; None for all.
         seed: decides the hold-out and the subset.
+        read: the images, if they are read already.
     """
 
     name: str
@@ -140,8 +141,10 @@ class ImageDataModule(LightningDataModule, ABC):
         val_size: int | None = None,
         subset: int | None = None,
         seed: int = 0,
+        read: Source | None = None,
     ) -> None:
         super().__init__()
+        self.read = read
         self.root, self.download = Path(root), download
         self.batch_size, self.val_size = batch_size, val_size
         self.subset, self.seed = subset, seed
@@ -167,8 +170,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if self._ready:
             return
-        source = self.source()
-        self.classes = source.classes
+        source = self.read or self.source()
+        self.classes, self.first_part = source.classes, source.first_part
         self.images, self.test_images = source.train, source.test
         count = len(self.images)
         size = count // 10 if self.val_size is None else self.val_size
@@ -176,8 +179,10 @@ class ImageDataModule(LightningDataModule, ABC):
             raise InputError(f"data.val_size={size} leaves nothing of {count} images to train on.")
         self.val_rows, self.train_rows = self.split(self.images.labels, size)
         self.preprocessing = self.fitted_preprocessing()
-        self.digest = _digest(self.images, with_labels=True)
-        self.test_digest = _digest(self.test_images, with_labels=False)
+        self.digest, self.test_digest = source.digests or (
+            _digest(self.images, with_labels=True),
+            _digest(self.test_images, with_labels=False),
+        )
         self._ready = True
 
     @property
@@ -271,12 +276,11 @@ class Svhn(ImageDataModule):
     name = "svhn"
 
     def source(self) -> Source:
-        source, self._first_part = images.svhn(self.root, self.download)
-        return source
+        return images.svhn(self.root, self.download)
 
     def split(self, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Two thirds of the hold-out from ``train``, one from ``extra``, all classes alike."""
-        first, generator = self._first_part, keyed_generator(self.seed, "split")
+        first, generator = self.first_part, keyed_generator(self.seed, "split")
         of_train, of_extra = size - size // 3, size // 3
         val_1, train_1 = images.stratified(labels[:first], of_train, generator, balanced=True)
         val_2, train_2 = images.stratified(labels[first:], of_extra, generator, balanced=True)

@@ -24,3 +24,30 @@ def logit_regression(g_BC: Tensor, z_BC: Tensor) -> Tensor:
 def cross_entropy(g_BC: Tensor, labels_B: Tensor) -> Tensor:
     """Supervised training: the mean of -log softmax(g)[label]."""
     return F.cross_entropy(g_BC, labels_B)
+
+
+def distillation(
+    g_BC: Tensor, z_BC: Tensor, labels_B: Tensor, temperature: float, weight: float
+) -> Tensor:
+    """Hinton et al. 2015, and the loss of [NR].
+
+    (1 - lambda) CE(g, y) + lambda tau^2 KL(softmax(z / tau) || softmax(g / tau)); tau^2 keeps the
+    gradient's size at every temperature.
+
+    Args:
+        g_BC: the student's logits, [B, C].
+        z_BC: the teacher's logits, [B, C].
+        labels_B: the classes, int64 [B].
+        temperature: tau, above 0.
+        weight: lambda, the share of the teacher, in [0, 1].
+
+    Returns:
+        The loss, a scalar: the mean over the mini-batch.
+    """
+    soft = F.kl_div(
+        F.log_softmax(g_BC / temperature, dim=1),
+        F.log_softmax(z_BC / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1 - weight) * cross_entropy(g_BC, labels_B) + weight * temperature**2 * soft

@@ -26,7 +26,7 @@ READINGS = {
 }
 
 
-def perturb(z_BC: Tensor, xi: Tensor, selected: Tensor, sigma: float) -> Tensor:
+def perturb(z_BC: Tensor, xi: Tensor, selected: Tensor, sigma: float | Tensor) -> Tensor:
     """[NT] equation 2, z' = (1 + sigma xi) z where selected, z elsewhere (there bit for bit).
 
     Args:
@@ -57,6 +57,9 @@ def select(u: Tensor, alpha: float, selection: str = "bernoulli") -> Tensor:
 @dataclass(frozen=True)
 class LogitNoise:
     """Logit perturbation: the paper's noisy teacher, with each open reading as a setting.
+
+    On the *student's* logits (section 5.2) it is called in the same way; the gradient then passes
+    through the factor 1 + xi.
 
     Args:
         alpha: probability that a sample is selected, in [0, 1].
@@ -108,3 +111,40 @@ class LogitNoise:
         xi = torch.randn(rows, classes, generator=generator, device=z_BC.device)
         u = torch.rand(samples, columns, generator=generator, device=z_BC.device)
         return perturb(z_BC, xi, select(u, self.alpha, self.selection), self.sigma)
+
+
+@dataclass(frozen=True)
+class RandomSigma:
+    """Logit perturbation whose sigma ~ U[sigma_min, sigma_max] anew each mini-batch ([NT] 5.4).
+
+    Args:
+        alpha: probability that a sample is selected, in [0, 1].
+        sigma_min: least standard deviation, at least 0.
+        sigma_max: largest standard deviation, at least ``sigma_min``.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    alpha: float
+    sigma_min: float = 0.01
+    sigma_max: float = 1.0
+    resample: str = "step"
+
+    def __post_init__(self) -> None:
+        LogitNoise(self.alpha, self.sigma_max)
+        if not 0 <= self.sigma_min <= self.sigma_max:
+            raise ValueError(f"sigma_min={self.sigma_min}: it lies between 0 and sigma_max.")
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it leaves every logit as it is."""
+        return self.alpha == 0 or self.sigma_max == 0
+
+    def __call__(self, z_BC: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Perturbed logits, [B, C], all with one sigma."""
+        u = torch.rand((), generator=generator, device=z_BC.device)
+        sigma = self.sigma_min + (self.sigma_max - self.sigma_min) * u
+        xi = torch.randn(z_BC.shape, generator=generator, device=z_BC.device)
+        chosen = torch.rand(len(z_BC), 1, generator=generator, device=z_BC.device) < self.alpha
+        return perturb(z_BC, xi, chosen, sigma)

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from hydra.utils import get_class, get_method, instantiate
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from noisy_kd.callbacks import BestEpoch
 from noisy_kd.config import Config, named_networks
 from noisy_kd.data import ImageDataModule
+from noisy_kd.data.images import Source
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import notation
@@ -41,14 +43,16 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def data_module(config: Config) -> ImageDataModule:
-    """The images, read and split.
+def data_module(config: Config, read: Source | None = None) -> ImageDataModule:
+    """The images, read (unless they are already) and split.
 
     Raises:
         InputError: if the files are missing or damaged, or too few for the split.
     """
     arguments = {k: v for k, v in vars(config.data).items() if k not in ("_target_", "name")}
     arguments["root"] = arguments["root"] or ""
+    if read is not None:
+        arguments["read"] = read
     module: ImageDataModule = get_class(config.data._target_)(**arguments)
     module.setup()
     return module
@@ -118,7 +122,10 @@ def device(config: Config) -> torch.device:
 
 
 def trainer(
-    config: Config, max_epochs: int, callbacks: list[Callback], one_device: bool = False
+    config: Config,
+    max_epochs: int,
+    callbacks: list[Callback],
+    one_device: bool = False,
 ) -> Trainer:
     """Lightning's Trainer; the runs' own callbacks log and keep checkpoints."""
     settings = vars(config.trainer) | {"max_epochs": max_epochs}
@@ -132,7 +139,7 @@ def trainer(
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar="progress" in displays_config(config),
+        enable_progress_bar=any(isinstance(one, ProgressBar) for one in callbacks),
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
@@ -176,9 +183,10 @@ def displays_config(config: Config) -> dict[str, Any]:
     return {name: node for name, node in config.callbacks.items() if node and name != "best"}
 
 
-def displays(config: Config) -> list[Callback]:
-    """Progress bar and whatever callbacks the user added."""
-    return [instantiate(node) for node in displays_config(config).values()]
+def displays(config: Config, bar: bool = True) -> list[Callback]:
+    """Progress bar (unless another one shows the run) and whatever callbacks the user added."""
+    nodes = displays_config(config)
+    return [instantiate(node) for name, node in nodes.items() if bar or name != "progress"]
 
 
 def best_epoch(config: Config) -> BestEpoch:

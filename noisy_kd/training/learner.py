@@ -50,6 +50,7 @@ class Member:
     optimizer: Callable[[Any], torch.optim.Optimizer]
     schedule: str = "linear"
     target: Tensor | None = field(default=None, repr=False)
+    clean_target: Tensor | None = field(default=None, repr=False)
 
 
 class Learner(LightningModule):
@@ -59,7 +60,8 @@ class Learner(LightningModule):
         members: the nets and how each learns.
         table: the training samples.
         validation_table: the held-out images, possibly none.
-        teacher_logits: of all V x M views of all images, [V * M, C]; None without a teacher.
+        teacher_logits: of all V x M views of all images, [V * M, C], or of T teachers,
+            [V * M, T, C]; None without a teacher.
         batch_size: B.
         epochs: in all; the learning rate's schedule ends there.
         numerics: how nets are computed.
@@ -78,7 +80,11 @@ class Learner(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.nets = nn.ModuleList(member.net for member in members)
-        self.members, self.teacher_logits = members, teacher_logits
+        self.members, self.teacher_logits = members, None
+        if teacher_logits is not None:
+            self.teacher_logits = teacher_logits.view(
+                len(teacher_logits), -1, teacher_logits.shape[-1]
+            )
         self.table, self.validation_table = table, validation_table
         self.batch_size, self.epochs, self.numerics = batch_size, epochs, numerics
         self.steps_per_epoch = -(-len(table) // batch_size)
@@ -98,11 +104,12 @@ class Learner(LightningModule):
         if self.teacher_logits is None:
             return
         samples = torch.arange(len(self.table))
-        z_NC = self.teacher_logits.to(self.device)[self.table.place(samples)]
+        z_NTC = self.teacher_logits.to(self.device)[self.table.place(samples)]
         for member in self.members:
-            generator = keyed_generator(member.seed, "frozen noise", device=z_NC.device)
-            member.target = member.method.fixed_target(z_NC, generator)
-        self.clean_target = z_NC
+            generator = keyed_generator(member.seed, "frozen noise", device=z_NTC.device)
+            member.target = member.method.fixed_target(z_NTC, generator)
+            if member.method.moves_target:
+                member.clean_target = member.method.clean_target(z_NTC)
 
     def on_train_epoch_start(self) -> None:
         """Key every generator by seed and epoch."""
@@ -136,7 +143,8 @@ class Learner(LightningModule):
         taught = None
         if self.teacher_logits is not None:
             places = self.validation_table.place(samples)
-            taught = self.teacher_logits[places.cpu()].argmax(dim=1).to(self.device)
+            z_BTC = self.teacher_logits[places.to(self.teacher_logits.device)]
+            taught = self.members[0].method.clean_target(z_BTC).argmax(dim=1).to(self.device)
         for k, net in enumerate(self.nets):
             with self.numerics.autocast():
                 guess = net(x).argmax(dim=1)
@@ -182,12 +190,13 @@ class Learner(LightningModule):
         z_BC = None
         if member.target is not None:
             z_BC = member.method.step_target(member.target[samples], self.generators[k])
-            if member.method.target is not None:
-                clean_BC = self.clean_target[samples]
+            if member.clean_target is not None:
+                clean_BC = member.clean_target[samples]
                 self._add(k, moved=(z_BC - clean_BC).square().sum(), size=clean_BC.square().sum())
         with self.numerics.autocast():
             g_BC = member.net(x)
-        loss = member.method.loss(g_BC.float(), z_BC, y)
+        g_BC = member.method.step_output(g_BC.float(), self.generators[k])
+        loss = member.method.loss(g_BC, z_BC, y)
         optimizer.zero_grad()
         if self.trainer.world_size > 1:
             self.manual_backward(loss)  # also averages the gradients over the devices

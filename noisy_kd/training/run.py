@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,19 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 import noisy_kd
 from noisy_kd import runs, summary
-from noisy_kd.config import Config, config_hash, settings_hash
+from noisy_kd.callbacks.progress import Watch
+from noisy_kd.config import Config, config_hash, identity, settings_hash
 from noisy_kd.data import ImageDataModule
 from noisy_kd.evaluation import count_errors, predict_logits
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of
 from noisy_kd.runs import Result
 from noisy_kd.training import assembly, hardware
+from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.logits import cached_logits
 from noisy_kd.training.student import Trained, new_student, train_students
 from noisy_kd.training.teacher import trained_teacher
@@ -28,12 +33,19 @@ from noisy_kd.training.teacher import trained_teacher
 log = logging.getLogger(__name__)
 
 
-def run(configs: list[Config], directories: list[Path]) -> list[Result]:
+def run(
+    configs: list[Config],
+    directories: list[Path],
+    data: ImageDataModule | None = None,
+    watch: Watch | None = None,
+) -> list[Result]:
     """Train one student per configuration and write each one's ``result.json``.
 
     Args:
         configs: they differ only in method, seed, dropout and optimiser.
         directories: one for each.
+        data: the images, if they are read already.
+        watch: hears of every epoch.
 
     Returns:
         The results, also of students that diverged.
@@ -41,34 +53,42 @@ def run(configs: list[Config], directories: list[Path]) -> list[Result]:
     Raises:
         InputError: for settings or files that cannot work, before anything is trained.
     """
+    first, began = configs[0], time.time()
+    data, numerics = ready(configs, data)
+    log.info("%s", summary.opening(first, data, numerics))
+
+    data.to(numerics.device)
+    logits = taught_logits(first, data, numerics, directories[0] / "teacher")
+    students = train_students(configs, directories, data, logits, numerics, watch)
+
+    found = []
+    for config, directory, student in zip(configs, directories, students, strict=True):
+        taught = None if logits is None else teacher_errors(config, data, logits["test"])
+        result = describe_run(config, data) | outcome(student, data, taught)
+        result |= {"precision": numerics.precision, "device": device_name(numerics.device)}
+        result |= {"stack_size": len(configs), "process": os.getpid(), "began": began}
+        result |= {"ended": time.time(), "versions": versions()}
+        keep(directory, config, student, result)
+        found.append(result)
+    return found
+
+
+def ready(
+    configs: list[Config], data: ImageDataModule | None = None
+) -> tuple[ImageDataModule, Numerics]:
+    """Everything that is checked, read and chosen before the first stage.
+
+    Raises:
+        InputError: for settings or files that cannot work.
+    """
     assembly.quiet_libraries()
     first = configs[0]
     device = assembly.device(first)
     for config in configs:
         assembly.check(config)
-    data = assembly.data_module(first)
+    data = data or assembly.data_module(first)
     check_fit(configs, data)
-    numerics = hardware.choose(first.precision, first.fast, device)
-    methods = [assembly.method(config) for config in configs]
-    log.info("%s", summary.opening(first, data, numerics))
-
-    data.to(device)
-    teacher, logits = None, None
-    if any(method.has_teacher for method in methods):
-        teacher = trained_teacher(first, data, numerics, directories[0] / "teacher")
-        logits = cached_logits(teacher, data, Path(first.store))
-    students = train_students(configs, directories, data, logits, numerics)
-
-    labels = data.test_images.labels
-    taught = {} if logits is None else {"test": count_errors(logits["test"], labels)}
-    found = []
-    for config, directory, student in zip(configs, directories, students, strict=True):
-        result = describe_run(config, data) | outcome(student, data, taught.get("test"))
-        result |= {"precision": numerics.precision, "device": device_name(device)}
-        result |= {"stack_size": len(configs), "versions": versions()}
-        keep(directory, config, student, result)
-        found.append(result)
-    return found
+    return data, hardware.choose(first.precision, first.fast, device)
 
 
 @rank_zero_only
@@ -88,18 +108,49 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
     """
     data.training_table(data.subset)
     data.training_table(configs[0].teacher.subset, "teacher.subset")
-    shape, classes = data.input_shape, len(data.classes)
+    teacher_nets(configs[0], data)
     for config in configs:
         new_student(config, data)
-        build(assembly.layers_for(config.teacher.layers, classes), shape, classes)
 
 
-def describe_run(config: Config, data: ImageDataModule) -> Result:
-    """What was run: names, settings, sizes."""
-    shape, classes = data.input_shape, len(data.classes)
-    student = new_student(config, data)
-    teacher = build(assembly.layers_for(config.teacher.layers, classes), shape, classes)
-    costs = [complexity.multiplications(net, shape) for net in (student, teacher)]
+def teacher_nets(config: Config, data: ImageDataModule) -> list[nn.Sequential]:
+    """The untrained teachers.
+
+    Raises:
+        InputError: if one does not fit the images or the classes.
+    """
+    classes = len(data.classes)
+    return [
+        build(assembly.layers_for(layers, classes), data.input_shape, classes)
+        for layers in config.teachers
+    ]
+
+
+def taught_logits(
+    config: Config, data: ImageDataModule, numerics: Numerics, logs: Path
+) -> dict[str, Tensor] | None:
+    """The logits of the T teachers, trained if need be; None for a method without one.
+
+    Returns:
+        As :func:`noisy_kd.training.logits.cached_logits`, with T in the middle: [V * M, T, C].
+    """
+    if not assembly.method(config).has_teacher:
+        return None
+    each = []
+    for layers in config.teachers:
+        teacher = trained_teacher(config, data, numerics, logs, layers)
+        each.append(cached_logits(teacher, data, Path(config.store)))
+    return {part: torch.stack([one[part] for one in each], dim=1) for part in each[0]}
+
+
+def teacher_errors(config: Config, data: ImageDataModule, z_NTC: Tensor) -> int:
+    """Errors of the teacher, or of several teachers' combined logits, on the test images."""
+    z_NC = assembly.method(config).clean_target(z_NTC)
+    return count_errors(z_NC, data.test_images.labels)
+
+
+def names(config: Config) -> Result:
+    """What was run: names and settings."""
     clean = assembly.method(config).is_logit_regression
     return {
         "dataset": config.data.name,
@@ -111,16 +162,33 @@ def describe_run(config: Config, data: ImageDataModule) -> Result:
         "seed": config.seed,
         "dropout": config.student.dropout,
         "subset": config.data.subset,
-        "student_layers": notation_of(student),
-        "teacher_layers": notation_of(teacher),
-        "input_shape": list(shape),
-        "multiplications": costs[0],
-        "teacher_multiplications": costs[1],
-        "compression": costs[1] / costs[0],
-        "parameters": complexity.parameters(student),
-        "teacher_parameters": complexity.parameters(teacher),
         "config_hash": config_hash(config),
         "settings_hash": settings_hash(config),
+        "settings": identity(config),
+    }
+
+
+def write_failed(config: Config, directory: Path, error: str) -> None:
+    """A ``result.json`` that says why there is no result; the run is tried again next time."""
+    runs.write_result(directory, names(config) | {"status": "failed", "error": error})
+
+
+def describe_run(config: Config, data: ImageDataModule) -> Result:
+    """What was run: names, settings, sizes."""
+    shape = data.input_shape
+    student = new_student(config, data)
+    teachers = teacher_nets(config, data)
+    cost = complexity.multiplications(student, shape)
+    teacher_cost = sum(complexity.multiplications(net, shape) for net in teachers)
+    return names(config) | {
+        "student_layers": notation_of(student),
+        "teacher_layers": " + ".join(notation_of(net) for net in teachers),
+        "input_shape": list(shape),
+        "multiplications": cost,
+        "teacher_multiplications": teacher_cost,
+        "compression": teacher_cost / cost,
+        "parameters": complexity.parameters(student),
+        "teacher_parameters": sum(complexity.parameters(net) for net in teachers),
     }
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from noisy_kd.callbacks import Resume, RunLogs
+from noisy_kd.callbacks import Progress, Resume, RunLogs
 from noisy_kd.callbacks.best import Best
+from noisy_kd.callbacks.progress import Watch
 from noisy_kd.config import Config, config_hash
 from noisy_kd.data import ImageDataModule
 from noisy_kd.model.network import build
@@ -36,6 +37,7 @@ def train_students(
     data: ImageDataModule,
     logits: dict[str, Tensor] | None,
     numerics: Numerics,
+    watch: Watch | None = None,
 ) -> list[Trained]:
     """Train one student per configuration, all on the same batches of the same images.
 
@@ -45,6 +47,7 @@ def train_students(
         data: the images, on the device.
         logits: the teacher's, as :func:`noisy_kd.training.logits.cached_logits` gives them.
         numerics: how nets are computed.
+        watch: hears of every epoch, and shows it in place of a progress bar here.
     """
     first = configs[0]
     learner = Learner(
@@ -61,7 +64,9 @@ def train_students(
     identity = [f"{config_hash(config)} in {numerics.precision}" for config in configs]
     resume = Resume(checkpoints, best, identity)
     logs = RunLogs([assembly.loggers(c, d) for c, d in zip(configs, directories, strict=True)])
-    callbacks = [best, resume, logs, *assembly.displays(first)]
+    callbacks = [best, resume, logs, *assembly.displays(first, bar=watch is None)]
+    if watch is not None:
+        callbacks.append(Progress([directory.name for directory in directories], watch))
     trainer = assembly.trainer(first, learner.epochs, callbacks)
     fit(learner, trainer)
     return [

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noisy_kd.callbacks import BestEpoch, Resume, RunLogs
-from noisy_kd.config import Config, Teacher
+from noisy_kd.config import Config, Teacher, network_name
 from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.method import family
@@ -25,7 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def trained_teacher(
-    config: Config, data: ImageDataModule, numerics: Numerics, logs: Path
+    config: Config,
+    data: ImageDataModule,
+    numerics: Numerics,
+    logs: Path,
+    layers: str | None = None,
 ) -> nn.Sequential:
     """The frozen teacher: from ``teacher.checkpoint``, from the store, or trained for the store.
 
@@ -34,6 +38,7 @@ def trained_teacher(
         data: the images.
         numerics: how nets are computed.
         logs: where the curves of its training go.
+        layers: of one of several teachers; None for ``teacher.layers``.
 
     Returns:
         The teacher on the device, in eval mode, without gradients.
@@ -41,12 +46,13 @@ def trained_teacher(
     Raises:
         InputError: if the network does not fit the data or the checkpoint.
     """
-    layers = assembly.layers_for(config.teacher.layers, len(data.classes))
-    net = build(layers, data.input_shape, len(data.classes), config.teacher.seed)
+    fitting = assembly.layers_for(layers or config.teacher.layers, len(data.classes))
+    net = build(fitting, data.input_shape, len(data.classes), config.teacher.seed)
     if config.teacher.checkpoint is not None:
         weights = read_checkpoint(Path(config.teacher.checkpoint), net)
     else:
-        weights = _from_store(config, data, numerics, net, logs)
+        name = network_name(layers or config.teacher.layers)
+        weights = _from_store(config, data, numerics, net, logs, name)
     net.load_state_dict(weights)
     return frozen(net).to(numerics.device)
 
@@ -103,16 +109,21 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
 
 
 def _from_store(
-    config: Config, data: ImageDataModule, numerics: Numerics, net: nn.Sequential, logs: Path
+    config: Config,
+    data: ImageDataModule,
+    numerics: Numerics,
+    net: nn.Sequential,
+    logs: Path,
+    name: str,
 ) -> dict[str, Tensor]:
     made_by = _made_by(config.teacher, net, data, numerics, config.deterministic)
 
     def make(work: Path) -> dict[str, Any]:
-        log.info("Training the teacher %s.", config.teacher_name)
+        log.info("Training the teacher %s.", name)
         return _train(config, data, numerics, net, work, logs)
 
     weights, facts = store.get_or_make(Path(config.store), "teacher", made_by, make)
-    log.info("Teacher %s: %s.", config.teacher_name, store.told(facts))
+    log.info("Teacher %s: %s.", name, store.told(facts))
     return weights
 
 

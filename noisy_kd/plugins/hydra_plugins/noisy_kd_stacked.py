@@ -1,11 +1,12 @@
 """Hydra plugins: ``sweeps/`` on the search path, and the launcher ``hydra/launcher=stacked``.
 
-Hydra imports this file at every start, so what is heavy lies in :mod:`noisy_kd.stacked`.
+Hydra imports this file at every start, so what is heavy lies in :mod:`noisy_kd.sweep`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -38,6 +39,32 @@ ConfigStore.instance().store(
 )
 
 
+@dataclass
+class StackedSlurmConf:
+    """Configuration of the launcher for Slurm.
+
+    ``jobs`` parts are trained at once, each with ``gpus_per_node`` GPUs (1 is enough) and
+    ``cpus_per_task`` cores for ``timeout_min`` minutes at most; ``additional`` are further
+    parameters of sbatch. ``cluster=local`` runs the jobs as processes on this machine.
+    """
+
+    _target_: str = "hydra_plugins.noisy_kd_stacked.StackedSlurmLauncher"
+    cluster: str = "slurm"
+    folder: str = "${hydra.sweep.dir}/slurm"
+    jobs: int = 4
+    timeout_min: int = 240
+    cpus_per_task: int = 4
+    gpus_per_node: int | None = None
+    mem_gb: int | None = None
+    partition: str | None = None
+    additional: dict[str, Any] = field(default_factory=dict)
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="stacked_slurm", node=StackedSlurmConf, provider="noisy-kd"
+)
+
+
 class StackedLauncher(Launcher):
     """Trains the jobs of a sweep that differ only in stackable keys side by side."""
 
@@ -51,6 +78,22 @@ class StackedLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run all jobs; each keeps its own directory, ``.hydra/``, result and status."""
-        from noisy_kd import stacked
+        from noisy_kd.sweep import devices, launch
 
-        return stacked.launch(self, job_overrides, initial_job_idx)
+        return launch.launch(self, job_overrides, initial_job_idx, devices.train_groups)
+
+
+class StackedSlurmLauncher(StackedLauncher):
+    """The same stacks as jobs of a Slurm cluster, through submitit."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run all jobs; each keeps its own directory, ``.hydra/``, result and status."""
+        from noisy_kd.sweep import launch, slurm
+
+        train = slurm.with_settings(self.settings)
+        return launch.launch(self, job_overrides, initial_job_idx, train)

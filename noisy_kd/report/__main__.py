@@ -1,0 +1,106 @@
+"""python -m noisy_kd.report [SWEEP ...] [KEY=VALUE ...]: measured results beside the paper's.
+
+Without a sweep it lists those there are and how many of their runs are found. KEY=VALUE are the
+settings that were given to the sweep, as in `python train.py -cn SWEEP KEY=VALUE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from noisy_kd import runs
+from noisy_kd.errors import InputError, run_command
+from noisy_kd.report import cells, sweeps, tables
+from noisy_kd.report.cells import Block
+from noisy_kd.report.sweeps import Sweep, Value
+from noisy_kd.report.tables import Table
+from noisy_kd.runs import Result
+
+FORMATS = {"md": tables.as_markdown, "html": tables.as_html, "csv": tables.as_csv}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m noisy_kd.report",
+        description="Measured results beside the paper's.",
+        epilog="Without a sweep: the list of sweeps, and how many of their runs are found.",
+    )
+    parser.add_argument("what", nargs="*", metavar="SWEEP or KEY=VALUE")
+    parser.add_argument("--results", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--format", choices=["text", *FORMATS], default="text")
+    parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
+    options = parser.parse_args()
+    names = [word for word in options.what if "=" not in word]
+    chosen = settings([word for word in options.what if "=" in word])
+    asked = [sweeps.read(name) for name in names]
+    found = read(options.results)
+    if not names:
+        tables_of = [overview(found, options.results)]
+    else:
+        tables_of = [table for sweep in asked for table in report(sweep, found, chosen)]
+    for table in tables_of:
+        if options.format == "text":
+            tables.show(table)
+        else:
+            print(FORMATS[options.format](table))
+    if options.plot is not None:
+        _plot(asked, found, chosen, options.plot)
+
+
+def read(folder: Path) -> list[Result]:
+    """All results below a folder, one directory deep.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: name the one of the runs, --results DIR.")
+    return [result for _, result in runs.results(folder)]
+
+
+def settings(words: Sequence[str]) -> dict[str, list[Value]]:
+    """KEY=VALUE words as lists of values; Hydra's own keys are left out."""
+    pairs = [word.partition("=") for word in words if not word.startswith("hydra")]
+    return {key.lstrip("+"): sweeps.split(values) for key, _, values in pairs}
+
+
+def report(sweep: Sweep, found: Sequence[Result], chosen: Mapping[str, list[Value]]) -> list[Table]:
+    """The tables of a sweep: one for each set of other settings."""
+    made = []
+    for block in cells.blocks(sweep, found, chosen):
+        made.append(tables.table(sweep, block))
+        best = tables.best_table(sweep, block)
+        made += [best] if best else []
+    return made
+
+
+def overview(found: Sequence[Result], folder: Path) -> Table:
+    """Which sweeps there are, and how many of their cells have runs."""
+    rows = []
+    for name in sweeps.names():
+        sweep = sweeps.read(name)
+        own = [cell for block in cells.blocks(sweep, found) for cell in block.cells]
+        done = sum(len(cell.done) for cell in own)
+        full = sum(bool(cell.done) for cell in own)
+        rows.append([name, sweep.title, f"{full} of {len(own)}", str(done)])
+    return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "cells", "runs"], rows)
+
+
+def _plot(
+    asked: list[Sweep], found: Sequence[Result], chosen: Mapping[str, list[Value]], file: Path
+) -> None:
+    from noisy_kd.report.plots import draw
+
+    if len(asked) != 1:
+        raise InputError("--plot draws one sweep: name one.")
+    blocks: list[Block] = cells.blocks(asked[0], found, chosen)
+    draw(asked[0], blocks[0], file)
+    print(f"drawn: {file}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

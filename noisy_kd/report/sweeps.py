@@ -1,0 +1,97 @@
+"""A sweep as its file in ``sweeps/`` describes it: grid, data, method, the paper's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from noisy_kd.errors import InputError
+
+SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
+Value = float | str
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep is.
+
+    Args:
+        name: of its file.
+        title: the first line of its comment.
+        axes: key -> the values of the grid, without ``seed``.
+        dataset: of its runs.
+        methods: of its runs, besides their zero-noise ends.
+        paper: the paper's printed numbers, in percent.
+    """
+
+    name: str
+    title: str
+    axes: dict[str, list[Value]]
+    dataset: str
+    methods: tuple[str, ...]
+    paper: dict[str, Any]
+
+
+def names() -> list[str]:
+    """All sweeps there are."""
+    return sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+
+
+def read(name: str) -> Sweep:
+    """The sweep of this name.
+
+    Raises:
+        InputError: if there is none; the message names those there are.
+    """
+    file = SWEEPS / f"{name}.yaml"
+    if name not in names():
+        raise InputError(f"there is no sweep named {name}: choose {', '.join(names())}.")
+    text = file.read_text()
+    content = yaml.load(text, Loader)
+    params = content["hydra"]["sweeper"]["params"]
+    axes = {key: split(str(values)) for key, values in params.items() if key != "seed"}
+    chosen = {"data": "digits", "method": "noisy_teacher"}
+    for entry in content["defaults"]:
+        if isinstance(entry, dict):
+            chosen |= {key.removeprefix("override "): value for key, value in entry.items()}
+    methods = tuple(str(m) for m in axes.get("method", [chosen["method"]]))
+    paper = content.get("paper") or {}
+    if "same_as" in paper:
+        paper = read(paper["same_as"]).paper
+    title = text.splitlines()[0].lstrip("# ").rstrip(".")
+    return Sweep(name, title, axes, chosen["data"], methods, paper)
+
+
+def noise_of(dataset: str) -> dict[str, Value]:
+    """The alpha and sigma that a data set's file gives as defaults."""
+    file = SWEEPS.parent / "conf" / "data" / f"{dataset}.yaml"
+    recipe = yaml.load(file.read_text(), Loader)["recipe"] if file.exists() else {}
+    return {f"method.{key}": canonical(recipe[key]) for key in ("alpha", "sigma") if key in recipe}
+
+
+def split(values: str) -> list[Value]:
+    """The values of a sweep's list, ``0,0.5`` or ``[nin],[nin,alexnet_mod]``."""
+    found, depth, word = [], 0, ""
+    for letter in values + ",":
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth == 0:
+            found.append(canonical(word.strip()))
+            word = ""
+        else:
+            word += letter
+    return found
+
+
+def canonical(value: Any) -> Value:
+    """Numbers as floats, lists of names joined by +, everything else as text."""
+    if isinstance(value, list):
+        return "+".join(str(one) for one in value)
+    try:
+        return float(value) + 0.0
+    except (TypeError, ValueError):
+        text = str(value)
+        return text[1:-1].replace(",", "+") if text.startswith("[") else text

@@ -1,0 +1,188 @@
+"""The stacking launcher at work: check the grid, prepare, train its groups, hand over to Hydra.
+
+Every job goes through Hydra as if it had run alone: directory, ``.hydra/``, ``result.json``, return
+value, status.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from noisy_kd import command, runs
+from noisy_kd import config as configuration
+from noisy_kd.config import Config
+from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.sweep import grid
+from noisy_kd.sweep.grid import Part
+from noisy_kd.sweep.progress import SweepBar
+
+if TYPE_CHECKING:
+    from noisy_kd.plugins.hydra_plugins.noisy_kd_stacked import StackedLauncher
+
+log = logging.getLogger(__name__)
+
+Trainer = Callable[[list[Part], SweepBar], dict[str, str]]
+"""Trains groups of runs; returns directory name -> error, of those that failed."""
+
+
+@dataclass
+class Job:
+    """One cell of the grid."""
+
+    cfg: DictConfig
+    config: Config | None  # None for an application that is not this project's
+    directory: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its directory holds its result."""
+        assert self.config is not None
+        return runs.finished(self.directory, configuration.config_hash(self.config)) is not None
+
+
+def launch(
+    launcher: StackedLauncher,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    train: Trainer,
+) -> list[JobReturn]:
+    """Run the jobs of a sweep.
+
+    Args:
+        launcher: what Hydra has set up.
+        job_overrides: of each job.
+        first: number of the first job.
+        train: trains groups of runs.
+
+    Raises:
+        InputError: if any job's settings or data are wrong; then nothing has been trained.
+        TrainingError: if runs failed or diverged, when all others are done; it lists them.
+    """
+    setup_globals()
+    hydra = launcher.config.hydra
+    configure_log(hydra.hydra_logging, hydra.verbose)
+    Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    jobs = [_compose(launcher, overrides, first + i) for i, overrides in enumerate(job_overrides)]
+    ours = [job for job in jobs if job.config is not None]
+    failed = _train(ours, train) if ours else {}
+    returns = []
+    for job in jobs:
+        returns.append(_replay(launcher, job, failed))
+        configure_log(hydra.hydra_logging, hydra.verbose)
+    if ours:
+        _show_table(hydra)
+    _refuse_silence(ours, failed)
+    return returns
+
+
+def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -> Job:
+    log.debug("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
+    cfg = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
+    with open_dict(cfg):
+        cfg.hydra.job.id = cfg.hydra.job.num = number
+    if not {"data", "teacher", "student", "method"} <= set(cfg):
+        return Job(cfg, None, Path())
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    config = configuration.read(own)
+    if config.trainer.strategy == "ddp":
+        raise InputError("trainer=ddp shares one run between devices: leave it out of a sweep.")
+    state = Singleton.get_state()
+    HydraConfig.instance().set_config(cfg)
+    directory = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)
+    Singleton.set_state(state)
+    return Job(cfg, config, directory.absolute())
+
+
+def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
+    """Train what has no result yet; returns directory name -> error, of the runs that failed."""
+    by_name = {job.directory.name: job for job in jobs}  # a cell that stands twice runs once
+    todo = {
+        name: job
+        for name, job in by_name.items()
+        if (job.config and job.config.force) or not job.is_finished
+    }
+    for job in todo.values():
+        assert job.config is not None
+        job.directory.mkdir(parents=True, exist_ok=True)
+        if job.config.force:
+            with FileLock(job.directory / "run.lock"):
+                command.forget(job.config, job.directory)
+    configs = {name: job.config for name, job in by_name.items() if job.config is not None}
+    groups = grid.groups([configs[name] for name in todo], [job.directory for job in todo.values()])
+    log.info(
+        "%d runs: %d to train in %d groups, %d finished.",
+        *(len(by_name), len(todo), len(groups), len(by_name) - len(todo)),
+    )
+    if not todo:
+        return {}
+    epochs = {name: config.trainer.max_epochs for name, config in configs.items()}
+    shown = any("progress" in config.callbacks for config in configs.values())
+    bar = SweepBar(epochs, by_name.keys() - todo.keys(), shown)
+    try:
+        return train(groups, bar)
+    except InputError:
+        for job in todo.values():
+            command.remove_if_untouched(job.directory)
+        raise
+
+
+def _replay(launcher: StackedLauncher, job: Job, failed: dict[str, str]) -> JobReturn:
+    """Let Hydra run the job: what is trained already only gives its result."""
+    task: Callable[[DictConfig], Any] = launcher.task_function
+    if job.config is not None:
+
+        def task(_: DictConfig) -> float | None:
+            if job.directory.name in failed:
+                raise TrainingError(f"{job.directory}: {failed[job.directory.name]}")
+            return command.outcome(job.directory)
+
+    return run_job(
+        hydra_context=launcher.hydra_context,
+        task_function=task,
+        config=job.cfg,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+def _show_table(hydra: DictConfig) -> None:
+    """The sweep's table beside the paper's."""
+    from noisy_kd.report import sweeps
+    from noisy_kd.report.__main__ import read, report, settings
+    from noisy_kd.report.tables import show
+
+    if hydra.job.config_name in sweeps.names():
+        found = read(Path(str(hydra.sweep.dir)))
+        for table in report(
+            sweeps.read(hydra.job.config_name), found, settings(hydra.overrides.task)
+        ):
+            show(table)
+
+
+def _refuse_silence(jobs: list[Job], failed: dict[str, str]) -> None:
+    """Name what came to nothing.
+
+    Raises:
+        TrainingError: if anything did.
+    """
+    wrong = {}
+    for job in jobs:
+        name = job.directory.name
+        result = runs.read_result(job.directory) or {}
+        if name in failed:
+            wrong[name] = f"failed, {failed[name]}"
+        elif result.get("status") == "diverged":
+            wrong[name] = "diverged, try a smaller optimizer.lr"
+    if wrong:
+        listed = "; ".join(f"{name} ({why})" for name, why in wrong.items())
+        raise TrainingError(f"{len(wrong)} of {len(jobs)} runs came to nothing: {listed}.")

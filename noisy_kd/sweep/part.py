@@ -1,0 +1,136 @@
+"""One process's work in a sweep: prepare what groups share, and train a part."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from noisy_kd import runs
+from noisy_kd.config import config_hash
+from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.sweep.grid import Part
+
+if TYPE_CHECKING:
+    from noisy_kd.callbacks.progress import Watch
+    from noisy_kd.data import ImageDataModule
+
+
+def prepare(groups: list[Part], share: bool) -> list[Part]:
+    """Check the groups against their data, and make their teachers and logits, once.
+
+    Args:
+        groups: runs that differ only in stackable keys.
+        share: whether several processes will need the images.
+
+    Returns:
+        The groups with their images: in memory, or with ``share`` as a file in the store.
+
+    Raises:
+        InputError: if the data cannot be read, or a network does not fit.
+    """
+    from noisy_kd.training import run
+    from noisy_kd.training.shared import share_images
+
+    read: dict[str, ImageDataModule] = {}
+    checked = []
+    for group in groups:
+        kind = repr(group.configs[0].data)
+        read[kind], numerics = run.ready(group.configs, read.get(kind))
+        checked.append((group, read[kind], numerics))
+    ready = []
+    for group, data, numerics in checked:
+        data.to(numerics.device)
+        first = group.configs[0]
+        run.taught_logits(first, data, numerics, group.directories[0] / "teacher")
+        ready.append(replace(group, data=share_images(data, Path(first.store)) if share else data))
+    return ready
+
+
+def train(part: Part, watch: Watch | None = None) -> dict[str, str]:
+    """Train what has no result yet; a stack that does not fit in memory is halved and goes on.
+
+    Returns:
+        Directory name -> error, of the runs that failed; their ``result.json`` says so too.
+    """
+    failed: dict[str, str] = {}
+    for stack in _by_saved_epoch(part):
+        try:
+            _train(stack, watch)
+        except Exception as error:
+            if _is_out_of_memory(error) and len(stack) > 1:
+                del error
+                _free_memory()
+                for half in stack.split(2):
+                    failed |= train(half, watch)
+            else:
+                failed |= fail(stack, error)
+    return failed
+
+
+def fail(part: Part, error: BaseException) -> dict[str, str]:
+    """Write down that these runs failed; returns directory name -> error."""
+    from noisy_kd.training.run import write_failed
+
+    text = f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, (InputError, TrainingError)):
+        text = trace = str(error)
+    for config, directory in zip(part.configs, part.directories, strict=True):
+        write_failed(config, directory, text)
+        with (directory / "train.log").open("a") as log:
+            log.write(f"{trace}\n")
+    return {directory.name: text for directory in part.directories}
+
+
+def _train(part: Part, watch: Watch | None) -> None:
+    from noisy_kd.training.run import run
+    from noisy_kd.training.shared import shared_data
+
+    with ExitStack() as locks:
+        for directory in part.directories:
+            locks.enter_context(FileLock(directory / "run.lock"))
+        todo = [  # another process may have trained some meanwhile
+            (config, directory)
+            for config, directory in zip(part.configs, part.directories, strict=True)
+            if runs.finished(directory, config_hash(config)) is None
+        ]
+        if todo:
+            data = part.data
+            if isinstance(data, Path):
+                data = shared_data(todo[0][0], data)
+            run([config for config, _ in todo], [where for _, where in todo], data, watch)
+
+
+def _by_saved_epoch(part: Part) -> list[Part]:
+    """A stack goes on from one epoch: interrupted runs beside those as far as they."""
+    from noisy_kd.callbacks.resume import saved_epoch
+
+    found: dict[int, Part] = {}
+    for config, directory in zip(part.configs, part.directories, strict=True):
+        directory.mkdir(parents=True, exist_ok=True)
+        epoch = saved_epoch(directory / "last.ckpt", config_hash(config))
+        stack = found.setdefault(epoch, Part([], [], part.data))
+        stack.configs.append(config)
+        stack.directories.append(directory)
+    return list(found.values())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
