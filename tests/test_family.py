@@ -1,8 +1,10 @@
+import pytest
 import torch
 
-from noisy_kd.method import LogitNoise, Method, cross_entropy, logit_regression
+from noisy_kd.method import LogitNoise, Method, cross_entropy, family, logit_regression
 from noisy_kd.method.family import logit_regression as regression_method
 from noisy_kd.method.family import noisy_teacher, supervised
+from noisy_kd.method.teachers import COMBINATIONS
 
 Z = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
 G = torch.randn(64, 10, generator=torch.Generator().manual_seed(1))
@@ -46,3 +48,91 @@ def test_a_method_of_ones_own_is_a_composition():
     method = Method(loss=lambda g, z, y: (g - z).abs().mean(), target=LogitNoise(0.5, 0.9))
     assert not method.is_logit_regression
     assert method.loss(G, Z, LABELS) > 0
+
+
+def test_noise_on_the_students_logits_is_a_penalty_on_their_size():
+    """E||(1 + s xi) g - z||^2 = ||g - z||^2 + alpha sigma^2 ||g||^2."""
+    method, draws = family.noisy_student(0.5, 0.9), generator()
+    losses = [method.loss(method.step_output(G, draws), Z, LABELS) for _ in range(3000)]
+    clean = logit_regression(G, Z)
+    penalty = 0.5 * 0.9**2 * G.square().sum(dim=1).mean() / 2
+    mean = torch.stack(losses).mean()
+    error = torch.stack(losses).std() / len(losses) ** 0.5
+    assert abs(mean - clean - penalty) < 4 * error
+    assert torch.equal(method.step_target(Z, draws), Z)
+
+
+def test_the_gradient_of_a_noisy_student_passes_through_the_noise():
+    method = family.noisy_student(1.0, 0.9)
+    g = G.clone().requires_grad_()
+    noisy = method.step_output(g, generator())
+    noisy.sum().backward()
+    assert torch.allclose(g.grad, noisy.detach() / G, atol=1e-5)
+
+
+def test_random_sigma_draws_one_sigma_for_a_mini_batch():
+    method, draws = family.random_sigma(1.0, 0.01, 1.0), generator()
+    z = torch.ones(400, 10)
+    sigmas = torch.stack([method.step_target(z, draws).std() for _ in range(400)])
+    uniform = torch.linspace(0.01, 1.0, 400)
+    assert (sigmas.sort().values - uniform).abs().max() < 0.12  # Kolmogorov's bound at 1e-5
+    assert family.random_sigma(0.0).is_logit_regression
+    assert family.random_sigma(0.5, 0.0, 0.0).is_logit_regression
+    narrow = family.random_sigma(0.5, 0.9, 0.9).step_target(z, generator())
+    assert 0.4 < (narrow != z).any(dim=1).float().mean() < 0.6
+
+
+def test_two_teachers_on_negative_logits():
+    one, other = torch.tensor([[-4.0, 2.0, 9.0]]), torch.tensor([[-1.0, -8.0, 1.0]])
+    both = torch.stack([one, other], dim=1)
+    mean = family.two_teachers(["a", "b"]).fixed_target(both, generator())
+    assert torch.allclose(mean, torch.tensor([[-2.5, -3.0, 5.0]]))
+    assert torch.allclose(mean.exp(), (one.exp() * other.exp()).sqrt())  # of e^z, geometric
+    signed = family.two_teachers(["a", "b"], "signed_geometric_mean").fixed_target(both, None)
+    assert torch.allclose(signed, torch.tensor([[-2.0, -4.0, 3.0]]))
+
+
+def test_one_teacher_alone_is_logit_regression():
+    for combination in COMBINATIONS:
+        method = family.two_teachers(["a"], combination)
+        assert method.is_logit_regression
+        assert torch.equal(method.fixed_target(Z.unsqueeze(1), generator()), Z)
+    assert not family.two_teachers(["a", "b"]).is_logit_regression
+
+
+def test_a_random_teacher_is_drawn_for_each_sample():
+    z = torch.stack([torch.zeros(4000, 3), torch.ones(4000, 3), torch.full((4000, 3), 2.0)], dim=1)
+    method, draws = family.two_teachers(["a", "b", "c"], "random_teacher"), generator()
+    fixed = method.fixed_target(z, draws)
+    first, second = method.step_target(fixed, draws), method.step_target(fixed, draws)
+    assert (first == first[:, :1]).all()
+    assert torch.bincount(first[:, 0].long()).min() > 1200
+    assert 0.25 < (first[:, 0] == second[:, 0]).float().mean() < 0.42
+    assert torch.equal(method.clean_target(z), torch.ones(4000, 3))
+
+
+def test_hinton_is_cross_entropy_and_softened_divergence():
+    soft, hard = torch.softmax(Z / 3, dim=1), torch.log_softmax(G / 3, dim=1)
+    divergence = (soft * (soft.log() - hard)).sum(dim=1).mean()
+    expected = 0.4 * cross_entropy(G, LABELS) + 0.6 * 9 * divergence
+    assert torch.isclose(family.hinton(3.0, 0.6).loss(G, Z, LABELS), expected)
+    labels_alone = family.hinton(3.0, 0.0).loss(G, Z, LABELS)
+    assert torch.isclose(labels_alone, supervised().loss(G, None, LABELS))
+    assert family.hinton(3.0, 1.0).loss(Z, Z, LABELS).abs() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: family.hinton(0.0),
+        lambda: family.hinton(1.0, 1.5),
+        lambda: family.two_teachers([]),
+        lambda: family.two_teachers(["a"], "mean"),
+        lambda: family.random_sigma(0.5, 0.9, 0.1),
+        lambda: family.random_sigma(1.5),
+        lambda: family.noisy_student(0.5, -1),
+    ],
+)
+def test_values_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match="="):
+        make()

@@ -1,8 +1,11 @@
 """The stacking launcher: Hydra's conformance suite, and sweeps by the real command line."""
 
+import contextlib
 import copy
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 
@@ -51,22 +54,14 @@ class TestStackedLauncherIntegration(IntegrationTestSuite):
 
 @pytest.fixture
 def sweep(tmp_path, store):
-    def run(*arguments, name="quick"):
-        return subprocess.run(
-            [
-                sys.executable,
-                str(ROOT / "train.py"),
-                "-cn",
-                name,
-                *SHORT,
-                f"store={store}",
-                *arguments,
-            ],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+    def run(*arguments, name="quick", wait=True, env=None):
+        train = [sys.executable, str(ROOT / "train.py"), "-cn", name]
+        command = [*train, *SHORT, f"store={store}", "devices=1", *arguments]
+        settings = {"cwd": tmp_path, "text": True, "env": env}
+        settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        if not wait:
+            return subprocess.Popen(command, start_new_session=True, **settings)
+        return subprocess.run(command, timeout=180, **settings)
 
     return run
 
@@ -82,6 +77,7 @@ def test_a_sweep_is_trained_in_one_stack_and_every_run_is_as_if_alone(sweep, tmp
     grid = ("method.sigma=0,0.5", "seed=1,2")
     done = sweep(*grid)
     assert done.returncode == 0, done.stderr
+    assert "to baseline" in done.stdout
     found = results(tmp_path)
     assert len(found) == 4
     assert {result["stack_size"] for result in found.values()} == {4}
@@ -103,6 +99,35 @@ def test_a_sweep_is_trained_in_one_stack_and_every_run_is_as_if_alone(sweep, tmp
     assert [again[n]["test_errors"] for n in found] == [found[n]["test_errors"] for n in found]
 
 
+def test_two_processes_share_a_sweep(sweep, tmp_path):
+    done = sweep("devices=2", "seed=1,2", "method.sigma=0,0.5")
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path).values()
+    spans = {r["process"]: (r["began"], r["ended"]) for r in found}
+    (begin_a, end_a), (begin_b, end_b) = spans.values()
+    assert max(begin_a, begin_b) < min(end_a, end_b)
+    assert [r["stack_size"] for r in found] == [2] * 4
+
+
+def test_the_jobs_of_a_cluster_share_a_sweep(sweep, tmp_path):
+    """Through submitit's executor for this machine."""
+    arguments = ("hydra/launcher=stacked_slurm", "hydra.launcher.cluster=local")
+    done = sweep(*arguments, "hydra.launcher.jobs=2", "seed=1,2", "method.sigma=0,0.5")
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path).values()
+    assert [r["stack_size"] for r in found] == [2] * 4
+    assert len({r["process"] for r in found}) == 2
+    assert "to baseline" in done.stdout
+
+
+def test_without_slurm_the_launcher_says_so(sweep, monkeypatch):
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    done = sweep("hydra/launcher=stacked_slurm", "seed=1", "method.sigma=0")
+    assert done.returncode == 2
+    assert "sbatch is not found" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_a_wrong_cell_stops_the_sweep_before_anything_is_trained(sweep, tmp_path):
     done = sweep("method.sigma=0.5,-1", "seed=1")
     assert done.returncode == 2
@@ -117,14 +142,80 @@ def test_missing_data_stops_a_sweep_in_one_line_and_leaves_nothing(sweep, tmp_pa
     assert not list(tmp_path.glob("runs/mnist*"))
 
 
+def test_ddp_is_refused_inside_a_sweep(sweep):
+    done = sweep("trainer=ddp", "seed=1")
+    assert done.returncode == 2
+    assert "leave it out of a sweep" in done.stderr
+
+
 def test_a_diverging_run_is_marked_and_harms_no_other(sweep, tmp_path):
     done = sweep("method.sigma=0.5", "seed=1", "optimizer.lr=0.001,1e30")
     assert done.returncode == 1
-    assert "smaller optimizer.lr" in done.stderr
+    assert "1 of 2 runs came to nothing" in done.stderr
+    assert "diverged, try a smaller optimizer.lr" in done.stderr
     assert sorted(r["status"] for r in results(tmp_path).values()) == ["diverged", "done"]
+
+
+def test_a_failing_group_does_not_stop_the_others(sweep, tmp_path):
+    """Its own callback raises in one group; the other group is trained."""
+    (tmp_path / "faulty.py").write_text(
+        "from lightning import Callback\n"
+        "class Faulty(Callback):\n"
+        "    def on_train_epoch_end(self, trainer, learner):\n"
+        "        if learner.epochs == 1: raise RuntimeError('the disk is full')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    arguments = ("+callbacks.faulty._target_=faulty.Faulty", "trainer.max_epochs=1,2")
+    done = sweep(*arguments, "method.sigma=0,0.5", "seed=1", env=environment)
+    assert done.returncode == 1
+    assert "2 of 4 runs came to nothing" in done.stderr
+    assert "the disk is full" in done.stderr
+    assert sorted(r["status"] for r in results(tmp_path).values()) == ["done"] * 2 + ["failed"] * 2
+    healed = sweep("trainer.max_epochs=1,2", "method.sigma=0,0.5", "seed=1")
+    assert healed.returncode == 0, healed.stderr
+    assert [r["status"] for r in results(tmp_path).values()] == ["done"] * 4
 
 
 def test_runs_of_different_length_of_training_are_different_stacks(sweep, tmp_path):
     done = sweep("method.sigma=0.1,0.5", "seed=1", "trainer.max_epochs=1,2")
     assert done.returncode == 0, done.stderr
     assert [r["stack_size"] for r in results(tmp_path).values()] == [2, 2, 2, 2]
+
+
+def test_hydras_own_launcher_runs_the_same_sweep(sweep, tmp_path):
+    grid = ("method.sigma=0,0.5", "seed=1")
+    assert sweep(*grid).returncode == 0
+    stacked = results(tmp_path)
+    done = sweep(*grid, "hydra/launcher=basic", "hydra.sweep.dir=basic")
+    assert done.returncode == 0, done.stderr
+    basic = {
+        f.parent.name: json.loads(f.read_text()) for f in (tmp_path / "basic").glob("*/result.json")
+    }
+    assert basic.keys() == stacked.keys()
+    assert all(basic[n]["test_errors"] == stacked[n]["test_errors"] for n in basic)
+
+
+def test_kill_9_at_random_moments(sweep, tmp_path):
+    """The rerun completes, nothing is trained twice, and the table is that of a quiet sweep."""
+    grid = ("seed=1,2", "method.sigma=0,0.5,0.9", "max_stack=2", "trainer.max_epochs=60")
+    moments = random.Random(0)
+    times = {}
+    for _ in range(3):
+        process = sweep(*grid, wait=False)
+        seconds = 5 + 3 * moments.random()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for file in (tmp_path / "runs").glob("*/result.json"):
+            assert times.setdefault(file, file.stat().st_mtime_ns) == file.stat().st_mtime_ns
+    last = sweep(*grid)
+    assert last.returncode == 0, last.stderr
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    killed = results(tmp_path)
+    assert len(killed) == 6
+    per_epoch = -(-1257 // 64)
+    assert {r["steps"] for r in killed.values()} == {60 * per_epoch}
+    quiet = sweep(*grid, "hydra.sweep.dir=quiet")
+    assert quiet.stdout.partition("quick:")[2] == last.stdout.partition("quick:")[2] != ""

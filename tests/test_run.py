@@ -133,6 +133,37 @@ def test_several_students_at_once_are_the_students_of_single_runs(short, go, tmp
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+GRID = [(f"method.alpha={a}", f"method.sigma={s}") for a in (0.3, 0.8) for s in (0.1, 0.5, 0.9)]
+OTHERS = [("student.dropout=0.3",), ("student.dropout=0.6",), ("optimizer.lr=0.01",)]
+
+
+@pytest.mark.parametrize("student", ["fc800", "lenet_cifar"])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        GRID,
+        [(*cell, f"seed={seed}") for cell in GRID[::2] for seed in (1, 2)],
+        [*OTHERS, *GRID[:3]],
+    ],
+    ids=["two alphas, three sigmas", "two seeds", "dropout and rates"],
+)
+def test_six_students_in_a_stack_and_one_by_one(student, cells, short, tmp_path):
+    common = (f"model@student={student}", "data.subset=300", "precision=32", "logger=csv")
+    for name in ("stack", "alone"):
+        for i in range(6):
+            (tmp_path / name / str(i)).mkdir(parents=True)
+    configs = [short(*common, *cell) for cell in cells]
+    together = run(configs, [tmp_path / "stack" / str(i) for i in range(6)])
+    assert [result["stack_size"] for result in together] == [6] * 6
+    for i, config in enumerate(configs):
+        (alone,) = run([config], [tmp_path / "alone" / str(i)])
+        assert alone["test_errors"] == together[i]["test_errors"]
+        one, other = (tmp_path / name / str(i) for name in ("alone", "stack"))
+        assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+        mine, theirs = (torch.load(d / "student.pt", weights_only=True) for d in (one, other))
+        assert all(torch.allclose(mine[k], theirs[k], rtol=1e-5, atol=1e-7) for k in mine)
+
+
 def test_a_diverged_student_is_marked(go):
     result, directory = go("optimizer.lr=1e30")
     assert result["status"] == "diverged"

@@ -1,6 +1,7 @@
 """Every cell of every sweep composes, and the paper's numbers belong to cells of its grid."""
 
 import itertools
+import re
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ add_to_path()
 
 def grid(name):
     params = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
-    return {key: str(values).split(",") for key, values in params.items()}
+    return {key: re.findall(r"\[[^]]*\]|[^,]+", str(values)) for key, values in params.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noisy_kd.method import losses
 from noisy_kd.method.noise import LogitNoise, RandomSigma
-from noisy_kd.method.teachers import COMBINATIONS, random_teacher
+from noisy_kd.method.teachers import COMBINATIONS, one, random_teacher
 
 Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 """From the student's logits [B, C], the target [B, C] or None, and the labels [B], to a scalar."""
@@ -31,14 +31,14 @@ class Method:
         loss: what the student minimises.
         target: noise on the teacher's logits, None for none.
         output: noise on the student's logits, None for none.
-        teachers: how the logits of several teachers become one target.
+        teachers: ``one``, or how the logits of several become one target.
         has_teacher: whether there is a teacher at all.
     """
 
     loss: Loss
     target: LogitNoise | RandomSigma | None = None
     output: LogitNoise | RandomSigma | None = None
-    teachers: str = "geometric_mean"
+    teachers: str = "one"
     has_teacher: bool = True
 
     @property
@@ -46,7 +46,7 @@ class Method:
         """Whether this is plain logit regression, also as the zero-noise end of a noisy method."""
         noises = (self.target, self.output)
         clean = all(noise is None or noise.is_silent for noise in noises)
-        return self.loss is _regression and clean
+        return self.loss is _regression and clean and self.teachers == "one"
 
     @property
     def moves_target(self) -> bool:
@@ -54,8 +54,10 @@ class Method:
         return self.target is not None or self.teachers == "random_teacher"
 
     def clean_target(self, z_NTC: Tensor) -> Tensor:
-        """The teachers' own target, [N, C], by which they are judged."""
-        return COMBINATIONS[self.teachers](z_NTC)
+        """The teachers' own target, [N, C], by which they are judged; [N, C] is one teacher's."""
+        return (COMBINATIONS | {"one": one})[self.teachers](
+            z_NTC if z_NTC.ndim == 3 else z_NTC.unsqueeze(1)
+        )
 
     def fixed_target(self, z_NTC: Tensor, generator: torch.Generator) -> Tensor:
         """All targets, [N, C], with the noise that is drawn once for the whole training, if any.
@@ -130,8 +132,7 @@ def two_teachers(teachers: Sequence[str], combination: str = "geometric_mean") -
         raise ValueError("teachers=[]: name one teacher at least.")
     if combination not in COMBINATIONS:
         raise ValueError(f"combination={combination}: choose {', '.join(COMBINATIONS)}.")
-    alone = len(teachers) == 1
-    return Method(loss=_regression, teachers="geometric_mean" if alone else combination)
+    return Method(loss=_regression, teachers=combination if len(teachers) > 1 else "one")
 
 
 def hinton(temperature: float = 4.0, weight: float = 0.9) -> Method:

@@ -15,7 +15,7 @@ def geometric_mean(z_BTC: Tensor) -> Tensor:
     Returns:
         The combined logits, [B, C].
     """
-    return z_BTC.mean(dim=1) if z_BTC.shape[1] > 1 else z_BTC[:, 0]
+    return z_BTC.mean(dim=1)
 
 
 def signed_geometric_mean(z_BTC: Tensor) -> Tensor:
@@ -40,6 +40,11 @@ def random_teacher(z_BTC: Tensor, generator: torch.Generator | None = None) -> T
     samples, teachers, _ = z_BTC.shape
     drawn = torch.randint(teachers, (samples,), generator=generator, device=z_BTC.device)
     return z_BTC[torch.arange(samples, device=z_BTC.device), drawn]
+
+
+def one(z_BTC: Tensor) -> Tensor:
+    """The logits of the only teacher, [B, C]."""
+    return z_BTC[:, 0]
 
 
 COMBINATIONS = {

@@ -16,6 +16,12 @@ from noisy_kd.runs import Result
 
 NOISE = ("method.alpha", "method.sigma", "method.temperature", "method.rate")
 ZERO = ("student.dropout", "optimizer.weight_decay")
+READINGS = {  # of the paper: the first, unless the sweep varies them
+    "method.alpha_selects": "samples",
+    "method.selection": "bernoulli",
+    "method.noise_per": "sample",
+    "method.resample": "step",
+}
 NOWHERE = object()
 
 
@@ -77,8 +83,8 @@ def blocks(
     """
     chosen = {"data": [sweep.dataset], **(chosen or {})}
     methods = chosen.get("method", sweep.methods)
-    noise = noise_of(str(chosen["data"][0]))
-    wanted = {key: [one] for key, one in noise.items()} | sweep.axes | chosen
+    defaults = READINGS | noise_of(str(chosen["data"][0]))
+    wanted = {key: [one] for key, one in defaults.items()} | sweep.axes | chosen
     axes = {
         key: values
         for key, values in wanted.items()
@@ -152,10 +158,11 @@ def _protocol(run: Result, axes: Mapping[str, Any]) -> list[tuple[str, Any]]:
     hidden = {"seed", "method._target_", *axes}
     hidden |= {"student.layers"} if "model@student" in axes else set()
     hidden |= {"teacher.layers"} if {"model@teacher", "method.teachers"} & set(axes) else set()
-    hidden |= set(NOISE) if "method" in axes else set()
     if "trainer.max_epochs" in axes:
         hidden.add("max_epochs")
     flat = _flat(run["settings"])
+    if "method" in axes:  # each has keys of its own
+        hidden |= {key for key in flat if key.startswith("method.")}
     return sorted((key, canonical(one)) for key, one in flat.items() if key not in hidden)
 
 

@@ -82,6 +82,7 @@ def fail(part: Part, error: BaseException) -> dict[str, str]:
     if isinstance(error, (InputError, TrainingError)):
         text = trace = str(error)
     for config, directory in zip(part.configs, part.directories, strict=True):
+        directory.mkdir(parents=True, exist_ok=True)
         write_failed(config, directory, text)
         with (directory / "train.log").open("a") as log:
             log.write(f"{trace}\n")

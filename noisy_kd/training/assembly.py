@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from hydra.utils import get_class, get_method, instantiate
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch.utils.tensorboard import SummaryWriter
@@ -39,6 +40,7 @@ def quiet_libraries() -> None:
         ".*LeafSpec.*",
         ".*no `val_dataloader`.*",
         ".*log files in this directory.*",
+        ".*`srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -132,6 +134,8 @@ def trainer(
     target = settings.pop("_target_")
     if one_device:
         settings |= {"devices": 1, "strategy": "auto"}
+    if settings["strategy"] == "auto":  # in a Slurm job too: its signals are the sweep's affair
+        settings["plugins"] = [LightningEnvironment()]
     made: Trainer = get_class(target)(
         **settings,
         callbacks=callbacks,

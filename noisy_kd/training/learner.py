@@ -174,6 +174,11 @@ class Learner(LightningModule):
         """Stop the clock."""
         self.seconds_trained = self.seconds
 
+    def updates(self, k: int) -> int:
+        """Steps of net k's optimiser, as it has counted them; 0 if it does not count."""
+        states = list(self._optimizers()[k].state.values())
+        return int(states[0].get("step", 0)) if states else 0
+
     @property
     def seconds(self) -> float:
         """Seconds of training so far, validation included, over all processes that shared it."""

@@ -209,6 +209,7 @@ def outcome(student: Trained, data: ImageDataModule, teacher_errors: int | None)
         "teacher_test_errors": teacher_errors,
         "best_epoch": student.best.epoch,
         "epochs": student.epochs,
+        "steps": student.steps,
         "seconds": round(student.seconds, 3),
         "samples_per_second": round(student.samples / student.seconds, 1),
     }

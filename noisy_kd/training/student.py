@@ -27,6 +27,7 @@ class Trained:
     epochs: int
     seconds: float
     samples: int
+    steps: int
     diverged: bool
     checkpoint: Path
 
@@ -88,13 +89,13 @@ def _member(config: Config, data: ImageDataModule, numerics: Numerics) -> Member
 
 def _trained(learner: Learner, k: int, best: Best, epochs: int, checkpoint: Path) -> Trained:
     net = learner.members[k].net
+    steps = learner.updates(k)
     if best.weights:
         net.load_state_dict(best.weights)
     samples = len(learner.table) * epochs
     net.eval().to(learner.numerics.device)  # Lightning leaves it on the CPU
-    return Trained(
-        net, best, epochs, learner.seconds_trained, samples, learner.diverged[k], checkpoint
-    )
+    seconds, diverged = learner.seconds_trained, learner.diverged[k]
+    return Trained(net, best, epochs, seconds, samples, steps, diverged, checkpoint)
 
 
 def new_student(config: Config, data: ImageDataModule) -> nn.Sequential:

@@ -1,0 +1,102 @@
+"""The queue over the devices: processes of their own, and what becomes of one that dies."""
+
+import os
+import signal
+
+import pytest
+
+from noisy_kd.runs import read_result
+from noisy_kd.sweep import devices
+from noisy_kd.sweep.grid import Part
+from noisy_kd.sweep.part import prepare
+
+
+@pytest.fixture
+def part(short, tmp_path):
+    def make(count, *overrides):
+        configs = [short(f"seed={seed}", *overrides) for seed in range(1, count + 1)]
+        (ready,) = prepare(
+            [Part(configs, [tmp_path / f"seed{config.seed}" for config in configs])], share=True
+        )
+        return ready
+
+    return make
+
+
+def test_the_devices_of_a_machine_without_gpus(short, monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 4)
+    assert devices.available(short(), 10) == ["cpu"] * 4
+    assert devices.available(short(), 3) == ["cpu"] * 3
+    assert devices.available(short("devices=2"), 10) == ["cpu"] * 2
+    assert devices.available(short("devices=6"), 10) == ["cpu"] * 6
+
+
+def test_gpus_are_those_that_are_visible(short, monkeypatch):
+    import torch
+
+    config = short("trainer=default")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices.available(config, 10) == ["0", "1", "2", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert devices.available(config, 10) == ["2", "3"]
+    assert devices.available(config, 1) == ["2"]
+    assert devices.available(short("trainer=cpu", "devices=1"), 9) == ["cpu"]
+
+
+def test_two_processes_work_at_the_same_time(part):
+    whole = part(4)
+    heard = {}
+    assert devices.train(whole.split(2), ["cpu", "cpu"], heard.update) == {}
+    results = [read_result(directory) for directory in whole.directories]
+    assert {result["status"] for result in results} == {"done"}
+    pids = {result["process"] for result in results}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    spans = {result["process"]: (result["began"], result["ended"]) for result in results}
+    (begin_a, end_a), (begin_b, end_b) = spans.values()
+    assert max(begin_a, begin_b) < min(end_a, end_b)
+    assert set(heard) == {"seed1", "seed2", "seed3", "seed4"}
+
+
+def test_a_killed_process_harms_no_other_and_its_stack_is_halved(part):
+    whole = part(3, "trainer.max_epochs=5")
+    killed = []
+
+    def kill_the_stack_of_two(epochs):
+        if len(epochs) == 2 and not killed:
+            killed.append(dict(epochs))
+            (victim,) = [w for w in workers if w.part and len(w.part) == 2]
+            os.kill(victim.process.pid, signal.SIGKILL)
+
+    workers = []
+    real = devices._Worker
+
+    def remembered(*arguments):
+        workers.append(real(*arguments))
+        return workers[-1]
+
+    devices._Worker = remembered
+    try:
+        failed = devices.train(whole.split(2), ["cpu", "cpu"], kill_the_stack_of_two)
+    finally:
+        devices._Worker = real
+    assert killed
+    assert failed == {}
+    results = [read_result(directory) for directory in whole.directories]
+    assert [result["status"] for result in results] == ["done"] * 3
+    assert {result["stack_size"] for result in results} == {1}
+
+
+def test_a_run_whose_process_dies_each_time_has_failed(part, monkeypatch):
+    whole = part(2)
+    monkeypatch.setattr(devices, "_serve", _die)
+    failed = devices.train(whole.split(2), ["cpu", "cpu"], lambda _: None)
+    assert sorted(failed) == ["seed1", "seed2"]
+    assert "SIGKILL" in failed["seed1"]
+    assert [read_result(d)["status"] for d in whole.directories] == ["failed"] * 2
+
+
+def _die(device, threads, pipe):
+    os.kill(os.getpid(), signal.SIGKILL)

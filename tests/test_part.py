@@ -1,0 +1,92 @@
+"""What one process does in a sweep: memory, failures, what others have done meanwhile."""
+
+import json
+
+import pytest
+
+from noisy_kd.config import config_hash
+from noisy_kd.errors import InputError
+from noisy_kd.runs import finished, read_result
+from noisy_kd.sweep.grid import Part
+from noisy_kd.sweep.part import fail, prepare, train
+from noisy_kd.training import run as stages
+
+
+@pytest.fixture
+def part(short, tmp_path):
+    configs = [short(f"seed={seed}", "trainer.max_epochs=1") for seed in (1, 2, 3)]
+    return Part(configs, [tmp_path / f"seed{config.seed}" for config in configs])
+
+
+def statuses(part):
+    return [(read_result(directory) or {}).get("status") for directory in part.directories]
+
+
+def test_a_stack_that_does_not_fit_in_memory_is_halved_and_goes_on(part, monkeypatch):
+    real, tried = stages.run, []
+
+    def small_memory(configs, *rest):
+        tried.append(len(configs))
+        if len(configs) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+        return real(configs, *rest)
+
+    monkeypatch.setattr(stages, "run", small_memory)
+    assert train(part) == {}
+    assert statuses(part) == ["done"] * 3
+    assert tried == [3, 1, 2, 1, 1]
+
+
+def test_a_single_run_that_does_not_fit_has_failed(part, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(stages, "run", no_memory)
+    failed = train(part)
+    assert sorted(failed) == ["seed1", "seed2", "seed3"]
+    assert statuses(part) == ["failed"] * 3
+    assert "none left" in (part.directories[0] / "train.log").read_text()
+
+
+def test_a_failed_run_is_tried_again_and_a_finished_one_is_not(part, monkeypatch):
+    fail(part, RuntimeError("the disk is full"))
+    assert read_result(part.directories[0])["error"] == "RuntimeError: the disk is full"
+    assert all(
+        finished(directory, config_hash(config)) is None
+        for config, directory in zip(part.configs, part.directories, strict=True)
+    )
+    first = part.split(3)[0]
+    assert train(first) == {}
+    written = (first.directories[0] / "result.json").stat().st_mtime_ns
+    heard = {}
+    assert train(part, heard.update) == {}
+    assert statuses(part) == ["done"] * 3
+    assert (first.directories[0] / "result.json").stat().st_mtime_ns == written
+    assert set(heard) == {"seed2", "seed3"}
+    assert all(epochs == 1 and 0 <= error <= 1 for epochs, error in heard.values())
+
+
+def test_shared_images_give_the_same_results(part):
+    (ready,) = prepare([part], share=True)
+    assert ready.data.exists()
+    assert train(ready) == {}
+    shared = [read_result(directory)["test_errors"] for directory in part.directories]
+    for directory in part.directories:
+        (directory / "result.json").unlink()
+    (alone,) = prepare([part], share=False)
+    assert train(alone) == {}
+    assert [read_result(directory)["test_errors"] for directory in part.directories] == shared
+
+
+def test_a_group_that_does_not_fit_its_data_is_refused_before_any_teacher(part, short, tmp_path):
+    bad = Part([short("student.layers=FC9-FC3")], [tmp_path / "bad"])
+    with pytest.raises(InputError):
+        prepare([part, bad], share=False)
+
+
+def test_a_group_of_another_process_is_left_alone(part):
+    train(part)
+    times = [(d / "result.json").stat().st_mtime_ns for d in part.directories]
+    assert train(part) == {}
+    assert [(d / "result.json").stat().st_mtime_ns for d in part.directories] == times
+    json.loads((part.directories[0] / "result.json").read_text())

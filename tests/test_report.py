@@ -1,0 +1,292 @@
+"""Results as tables beside the paper's: which runs belong where, and what is computed of them."""
+
+import copy
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from noisy_kd.config import compose
+from noisy_kd.errors import InputError
+from noisy_kd.report import cells, plots, sweeps, tables
+from noisy_kd.report.__main__ import overview, read, report, settings
+from noisy_kd.report.statistics import paired, spread
+from noisy_kd.training.run import names
+
+
+def result(error, *overrides, status="done", val_error=None, compression=2.0):
+    """A result.json as a run of these settings would write it."""
+    known = names(compose(list(overrides)))
+    done = {"test_error": error, "val_error": val_error or error, "compression": compression}
+    return known | {"status": status} | (done if status == "done" else {})
+
+
+@pytest.fixture(scope="module")
+def table1():
+    """Table 1 with three seeds, sigma 0.2 one run short, 0.3 diverged once, 0.4 missing."""
+    found = []
+    for seed in (0, 1, 2):
+        for sigma in (0, 0.1, 0.2, 0.3):
+            status = "diverged" if (sigma, seed) == (0.3, 1) else "done"
+            error = 0.01 + 0.001 * seed - 0.0005 * sigma * (1 + seed)
+            if (sigma, seed) != (0.2, 2):
+                found.append(
+                    result(
+                        error, "data=mnist", f"method.sigma={sigma}", f"seed={seed}", status=status
+                    )
+                )
+    return found
+
+
+def only(sweep, found, **chosen):
+    (block,) = cells.blocks(sweeps.read(sweep), found, chosen or None)
+    return block
+
+
+def row(table, first):
+    return next(dict(zip(table.heads, one, strict=True)) for one in table.rows if one[0] == first)
+
+
+def test_a_row_has_mean_spread_improvement_paired_test_and_the_papers_number(table1):
+    table = tables.table(sweeps.read("table1"), only("table1", table1))
+    clean = row(table, "0")
+    assert (clean["error %"], clean["n"], clean["improvement"]) == ("1.10", "3", "baseline")
+    assert (clean["paper %"], clean["difference"]) == ("0.97", "+0.13")
+    noisy = row(table, "0.1")
+    assert (noisy["error %"], noisy["± s.d."]) == ("1.09", "0.09")
+    differences = [-0.005, -0.010, -0.015]
+    mean, half = -0.01, 4.302652729911275 * 0.005 / math.sqrt(3)
+    assert noisy["to baseline [95 %]"] == f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    pair = paired(dict(enumerate(differences)), dict.fromkeys(range(3), 0.0))
+    assert (pair.mean, pair.n) == (pytest.approx(mean), 3)
+    assert pair.low == pytest.approx(mean - half)
+    assert pair.p == pytest.approx(0.07417990022744853)
+    assert noisy["improvement"] == "+0.9 %"
+    assert (noisy["paper %"], noisy["paper impr."]) == ("0.96", "+1.0 %")
+
+
+def test_missing_and_diverged_runs_are_marked(table1):
+    table = tables.table(sweeps.read("table1"), only("table1", table1))
+    assert row(table, "0.4")["error %"] == "missing"
+    assert row(table, "0.3")["n"] == "2"
+    assert "σ 0.3: diverged with seed 1." in table.notes
+    assert "σ 0.2: missing with seed 2." in table.notes
+    gone = [copy.deepcopy(run) for run in table1 if run["sigma"] == 0.3]
+    for run in gone:
+        run["status"] = "diverged"
+    table = tables.table(sweeps.read("table1"), only("table1", gone))
+    assert row(table, "0.3")["error %"] == "diverged"
+
+
+def test_runs_belong_by_their_settings(table1):
+    others = [
+        result(0.5, "data=mnist", "method.sigma=0.1", "method.alpha=0.9", "seed=0"),
+        result(0.5, "data=digits", "method.sigma=0.1", "seed=0"),
+        result(0.5, "data=mnist", "method=noisy_student", "method.sigma=0.1", "seed=0"),
+    ]
+    before = tables.table(sweeps.read("table1"), only("table1", table1)).rows
+    assert tables.table(sweeps.read("table1"), only("table1", others + table1)).rows == before
+
+
+def test_other_settings_make_another_table_that_says_so(table1):
+    short = [
+        result(0.5, "data=mnist", f"method.sigma={s}", "seed=0", "trainer.max_epochs=2")
+        for s in (0, 0.1)
+    ]
+    made = report(sweeps.read("table1"), table1 + short, {})
+    assert len(made) == 2
+    assert [("max_epochs 2" in table.title) for table in made] in ([True, False], [False, True])
+    chosen = settings(["trainer.max_epochs=2", "hydra/launcher=basic", "seed=0"])
+    (table,) = report(sweeps.read("table1"), table1 + short, chosen)
+    assert row(table, "0")["error %"] == "50.00"
+
+
+def test_plain_logit_regression_is_a_baseline_too():
+    found = [result(0.02, "data=mnist", "method=logit_regression", f"seed={s}") for s in (0, 1)]
+    found += [result(0.01, "data=mnist", "method.sigma=0.5", f"seed={s}") for s in (0, 1)]
+    table = tables.table(sweeps.read("table1"), only("table1", found))
+    assert row(table, "0.5")["improvement"] == "+50.0 %"
+    without = tables.table(sweeps.read("table1"), only("table1", found[2:]))
+    assert row(without, "0.5")["improvement"] == ""
+    assert any("baseline is missing" in note for note in without.notes)
+
+
+def test_the_baseline_of_dropout_is_no_dropout():
+    found = [
+        result(
+            0.2 + p / 10,
+            "data=cifar10",
+            "method=logit_regression",
+            f"student.dropout={p}",
+            "seed=0",
+        )
+        for p in (0, 0.5)
+    ]
+    table = tables.table(sweeps.read("table5"), only("table5", found))
+    assert row(table, "0")["improvement"] == "baseline"
+    assert row(table, "0.5")["improvement"] == "-25.0 %"
+    assert row(table, "0.5")["paper %"] == "22.46"
+
+
+def test_two_teachers_against_the_first_alone():
+    found = [
+        result(
+            error, "data=cifar10", "method=two_teachers", f"method.teachers={teachers}", "seed=0"
+        )
+        for teachers, error in {
+            "[nin]": 0.22,
+            "[alexnet_mod]": 0.23,
+            "[nin,alexnet_mod]": 0.2,
+        }.items()
+    ]
+    table = tables.table(sweeps.read("two_teachers"), only("two_teachers", found))
+    assert row(table, "nin")["improvement"] == "baseline"
+    assert row(table, "nin+alexnet_mod")["improvement"] == "+9.1 %"
+    assert row(table, "nin+alexnet_mod")["paper %"] == "20.44"
+    assert row(table, "alexnet_mod")["to baseline [95 %]"] == "+1.00"
+
+
+def test_methods_against_logit_regression():
+    found = [
+        result(0.22, "data=cifar10", "method=logit_regression", "seed=0"),
+        result(0.2, "data=cifar10", "method=random_sigma", "seed=0"),
+    ]
+    table = tables.table(sweeps.read("random_sigma"), only("random_sigma", found))
+    assert row(table, "logit_regression")["improvement"] == "baseline"
+    assert row(table, "random_sigma")["improvement"] == "+9.1 %"
+    assert row(table, "random_sigma")["difference"] == "+0.92"
+
+
+def test_table6_takes_the_best_sigma_by_the_validation_error():
+    common = ("data=cifar10", "model@student=shallow2", "seed=0")
+    found = [
+        result(0.25, *common, "method.sigma=0"),
+        result(0.20, *common, "method.sigma=0.1", val_error=0.22),
+        result(0.21, *common, "method.sigma=0.2", val_error=0.19),
+    ]
+    best = tables.best_table(sweeps.read("table6"), only("table6", found))
+    (line,) = best.rows
+    assert line[:5] == ["shallow2", "2.00", "25.00", "0.2", "21.00"]
+    assert line[-3:] == ["19.91", "22.36", "19.28"]
+
+
+def test_spread_of_one_value_has_no_deviation():
+    assert spread({}) is None
+    assert spread({1: 2.0}).deviation is None
+    assert paired({1: 2.0}, {1: 1.5}).p is None
+    assert paired({1: 2.0}, {2: 1.5}) is None
+    assert paired({1: 1.0, 2: 2.0}, {1: 1.0, 2: 2.0}).p == 1.0
+
+
+@pytest.fixture
+def folder(tmp_path, table1):
+    for i, run in enumerate(table1):
+        (tmp_path / "runs" / str(i)).mkdir(parents=True)
+        (tmp_path / "runs" / str(i) / "result.json").write_text(json.dumps(run))
+    return tmp_path
+
+
+def command(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "noisy_kd.report", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_line(folder):
+    assert "0.94" in command(folder, "table1").stdout
+    listed = command(folder)
+    assert "4 of 11" in listed.stdout
+    assert listed.returncode == 0
+    wrong = command(folder, "tabel1")
+    assert wrong.returncode == 2
+    assert "choose alpha_sigma" in wrong.stderr
+    assert command(folder, "table1", "--results", "nowhere").returncode == 2
+
+
+def test_formats(folder):
+    markdown = command(folder, "table1", "--format", "md").stdout
+    assert "| σ | error % |" in markdown
+    rows = list(csv.DictReader(io.StringIO(command(folder, "table1", "--format", "csv").stdout)))
+    assert [r["σ"] for r in rows] == ["0"] + [f"{i / 10:g}" for i in range(1, 11)]
+    assert rows[0]["paper %"] == "0.97"
+    page = command(folder, "table1", "--format", "html").stdout
+    assert page.startswith("<table>")
+    assert page.count("<tr>") == 12
+
+
+@pytest.mark.parametrize("kind", [".png", ".svg"])
+@pytest.mark.parametrize("name", ["table1", "figure2", "figure3", "alpha_sigma", "random_sigma"])
+def test_plots(name, kind, tmp_path):
+    grids = {
+        "table1": [("data=mnist", f"method.sigma={s}") for s in (0, 0.5)],
+        "figure2": [
+            ("data=cifar10", f"method={m}", f"method.sigma={s}")
+            for m in ("noisy_teacher", "noisy_student")
+            for s in (0, 0.5)
+        ],
+        "figure3": [
+            ("data=cifar10", "model@student=shallow1", f"method.sigma={s}") for s in (0, 0.5)
+        ],
+        "alpha_sigma": [(f"method.alpha={a}", "method.sigma=0.2") for a in (0.1, 1.0)],
+        "random_sigma": [
+            ("data=cifar10", f"method={m}") for m in ("logit_regression", "random_sigma")
+        ],
+    }
+    found = [
+        result(0.1 * k, *cell, f"seed={s}") for s in (0, 1) for k, cell in enumerate(grids[name])
+    ]
+    plots.draw(sweeps.read(name), only(name, found), tmp_path / f"plot{kind}")
+    assert (tmp_path / f"plot{kind}").stat().st_size > 5000
+
+
+def test_plots_refuse_what_they_cannot_draw(table1, tmp_path):
+    sweep = sweeps.read("table1")
+    with pytest.raises(InputError, match=r"\.png or \.svg"):
+        plots.draw(sweep, only("table1", table1), tmp_path / "plot.jpg")
+    with pytest.raises(InputError, match="no runs"):
+        plots.draw(sweep, only("table1", []), tmp_path / "plot.png")
+
+
+def test_the_list_of_all_sweeps(table1, tmp_path):
+    table = overview(table1, tmp_path)
+    assert [line[0] for line in table.rows] == sweeps.names()
+    assert next(line for line in table.rows if line[0] == "table1")[2:] == ["4 of 11", "10"]
+
+
+def test_damaged_results_are_left_out(folder):
+    (folder / "runs" / "0" / "result.json").write_text("{")
+    (folder / "runs" / "1" / "result.json").write_text('{"status": "done"}')
+    assert len(read(folder / "runs")) == 10
+    assert command(folder, "table1").returncode == 0
+
+
+def test_lists_of_values():
+    assert sweeps.split("0,0.5,1.0") == [0.0, 0.5, 1.0]
+    assert sweeps.split("[nin],[nin,alexnet_mod]") == ["nin", "nin+alexnet_mod"]
+    assert sweeps.split("shallow1") == ["shallow1"]
+
+
+def test_it_starts_without_torch_and_hydra(folder):
+    code = (
+        "import sys, runpy; sys.argv = ['report', 'table1']\n"
+        "try: runpy.run_module('noisy_kd.report', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'lightning', 'hydra', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
