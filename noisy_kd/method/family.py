@@ -55,9 +55,8 @@ class Method:
 
     def clean_target(self, z_NTC: Tensor) -> Tensor:
         """The teachers' own target, [N, C], by which they are judged; [N, C] is one teacher's."""
-        return (COMBINATIONS | {"one": one})[self.teachers](
-            z_NTC if z_NTC.ndim == 3 else z_NTC.unsqueeze(1)
-        )
+        combine = one if self.teachers == "one" else COMBINATIONS[self.teachers]
+        return combine(z_NTC if z_NTC.ndim == 3 else z_NTC.unsqueeze(1))
 
     def fixed_target(self, z_NTC: Tensor, generator: torch.Generator) -> Tensor:
         """All targets, [N, C], with the noise that is drawn once for the whole training, if any.
