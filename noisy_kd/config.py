@@ -25,6 +25,7 @@ from noisy_kd.errors import InputError
 from noisy_kd.model import notation
 
 SEED = 2**63 - 1  # the largest
+SCHEDULES = ("constant", "linear", "cosine", "step")
 WITHOUT_TEACHER = ("supervised",)  # methods whose numbers no teacher decides
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -49,6 +50,7 @@ class Data:
     batch_size: int = _checked(64, least=1)
     val_size: int | None = _checked(None, least=0)
     subset: int | None = _checked(None, least=1)
+    label_noise: float = _checked(0.0, least=0, most=1)
     seed: int = _checked(0, least=0, most=SEED)
 
 
@@ -58,6 +60,7 @@ class Recipe:
 
     alpha: float = 0.5
     sigma: float = 0.9
+    second_teacher: str = ""
     teacher_epochs: int = 1
     student_epochs: int = 1
 
@@ -71,7 +74,7 @@ class Teacher:
     max_epochs: int = _checked(1, least=1)
     lr: float = _checked(1e-3, above=0)
     weight_decay: float = _checked(0.0, least=0)
-    schedule: str = _checked("linear", choices=("constant", "linear", "cosine"))
+    schedule: str = _checked("linear", choices=SCHEDULES)
     subset: int | None = _checked(None, least=1)
     seed: int = _checked(0, least=0, most=SEED)
 
@@ -91,7 +94,9 @@ class Optimizer:
     _target_: str
     lr: float = _checked(1e-3, above=0)
     weight_decay: float = _checked(0.0, least=0)
-    schedule: str = _checked("linear", choices=("constant", "linear", "cosine"))
+    schedule: str = _checked("linear", choices=SCHEDULES)
+    averaging: str = _checked("none", choices=("none", "ema", "swa"))
+    ema_decay: float = _checked(0.999, least=0, below=1)
 
 
 @dataclass
@@ -268,7 +273,8 @@ def identity(config: Config) -> dict[str, Any]:
     """What decides a run's numbers, as nested JSON values; ``settings`` of ``result.json``."""
     whole = asdict(config)
     whole["method"].pop("teachers", None)  # they are in "teacher", canonical
-    data = {key: whole["data"][key] for key in ("name", "val_size", "subset", "seed", "batch_size")}
+    keys = ("name", "val_size", "subset", "label_noise", "seed", "batch_size")
+    data = {key: whole["data"][key] for key in keys}
     if config.data.name == "folder":
         data["content"] = _folder_digest(str(config.data.root))
     teacher = whole["teacher"]

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 from noisy_kd.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from noisy_kd.config import Config
+    from noisy_kd.data import ImageDataModule
 
 Result = dict[str, Any]
 
@@ -78,3 +81,44 @@ def load_student(directory: str | Path) -> nn.Sequential:
     net = build(result["student_layers"], tuple(result["input_shape"]))
     net.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
     return net.eval()
+
+
+def load_config(directory: str | Path) -> Config:
+    """The settings of a run.
+
+    Raises:
+        InputError: if the directory does not hold them.
+    """
+    from omegaconf import OmegaConf
+
+    from noisy_kd import config
+
+    file = Path(directory) / "config.yaml"
+    if not file.exists():
+        raise InputError(f"{directory} holds no config.yaml: name a finished run's directory.")
+    return config.read(OmegaConf.load(file))  # type: ignore[arg-type]
+
+
+def load_data(directory: str | Path) -> ImageDataModule:
+    """The images of a run, split and preprocessed as they were for it.
+
+    Raises:
+        InputError: if the files are not there any more.
+    """
+    from noisy_kd.training import assembly
+
+    return assembly.data_module(load_config(directory))
+
+
+def teacher_test_logits(directory: str | Path, data: ImageDataModule) -> Tensor | None:
+    """The logits of the run's teacher on the test images, [N, C]; None for a method without one.
+
+    They come from the store; a teacher that is not there any more is trained again.
+    """
+    from noisy_kd.training import assembly, hardware, run
+
+    config = load_config(directory)
+    numerics = hardware.choose(config.precision, config.fast, assembly.device(config))
+    assembly.quiet_libraries()
+    taught = run.teaching(config, data, numerics, Path(directory) / "teacher")
+    return None if taught is None else assembly.method(config).clean_target(taught.test_logits)

@@ -136,3 +136,99 @@ def test_hinton_is_cross_entropy_and_softened_divergence():
 def test_values_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="="):
         make()
+
+
+KD = family.hinton(4.0, 0.9)
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        family.soft_randomization(0.0),
+        family.messy_collaboration(0.0),
+        family.fickle_teacher(0.0),
+        family.fitnets(hint_epochs=0),
+    ],
+    ids=["soft randomization", "messy collaboration", "fickle teacher", "fitnets"],
+)
+def test_without_noise_they_are_hintons_distillation(zero):
+    x = torch.rand(64, 1, 4, 4)
+    assert torch.equal(zero.step_input(x, generator()), x)
+    assert torch.equal(zero.step_labels(LABELS, 10, generator()), LABELS)
+    target = zero.step_target(zero.fixed_target(Z.unsqueeze(1), generator()), generator())
+    assert torch.equal(target, Z)
+    assert zero.loss(G, target, LABELS) == KD.loss(G, Z, LABELS)
+    assert zero.hint is None
+    assert zero.teacher_dropout is None
+    assert zero.teacher_labels is None
+
+
+def test_additive_noise_does_not_grow_with_the_logits():
+    z = torch.tensor([0.0, 1.0, 10.0]).expand(20000, 3)
+    moved = family.logit_noise_additive(1.0, 0.7).step_target(z, generator()) - z
+    assert torch.allclose(moved.std(dim=0), torch.full((3,), 0.7), rtol=0.03)
+    assert moved.mean(dim=0).abs().max() < 0.02
+    half = family.logit_noise_additive(0.5, 0.7).step_target(z, generator())
+    assert abs((half != z).any(dim=1).float().mean() - 0.5) < 0.02
+    for silent in (family.logit_noise_additive(0.0, 0.7), family.logit_noise_additive(0.5, 0.0)):
+        assert silent.is_logit_regression
+        assert torch.equal(silent.step_target(z, generator()), z)
+
+
+def test_soft_randomization_moves_the_students_image_alone():
+    method, x = family.soft_randomization(0.3), torch.rand(64, 1, 28, 28)
+    moved = method.step_input(x, generator()) - x
+    assert float(moved.std()) == pytest.approx(0.3, rel=0.02)
+    assert abs(float(moved.mean())) < 0.01
+    assert torch.equal(method.step_target(Z, generator()), Z)
+
+
+def test_messy_collaboration_draws_labels_anew_each_time():
+    labels = torch.zeros(40000).long()
+    method, draws = family.messy_collaboration(0.4, "student"), generator()
+    first, second = (method.step_labels(labels, 10, draws) for _ in range(2))
+    assert abs((first != 0).float().mean() - 0.4 * 0.9) < 0.012  # a tenth come out as they were
+    drawn = torch.bincount(first[first != 0], minlength=10)[1:].float()
+    assert (drawn / drawn.mean() - 1).abs().max() < 0.1
+    both = ((first != 0) & (second != 0)).float().mean()
+    assert abs(both - (0.4 * 0.9) ** 2) < 0.012
+    assert method.teacher_labels is None
+    assert family.messy_collaboration(0.4, "teacher").labels is None
+    assert family.messy_collaboration(0.4).teacher_labels.rate == 0.4
+
+
+def test_passes_are_drawn_from_for_each_sample_and_the_clean_one_judges():
+    z = torch.stack([torch.zeros(3000, 2), torch.ones(3000, 2), torch.full((3000, 2), 2.0)], dim=1)
+    method, draws = family.fickle_teacher(0.3, passes=2), generator()
+    fixed = method.fixed_target(z, draws)
+    drawn = method.step_target(fixed, draws)[:, 0]
+    assert set(drawn.tolist()) == {1.0, 2.0}
+    assert abs((drawn == 1).float().mean() - 0.5) < 0.05
+    assert torch.equal(method.clean_target(z), z[:, 0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: family.fickle_teacher(1.0),
+        lambda: family.fickle_teacher(0.3, passes=-1),
+        lambda: family.soft_randomization(-0.1),
+        lambda: family.messy_collaboration(1.1),
+        lambda: family.messy_collaboration(0.1, "nowhere"),
+        lambda: family.fitnets(hint_epochs=-1),
+        lambda: family.logit_noise_additive(0.5, -1),
+    ],
+)
+def test_values_of_the_other_papers_methods_are_checked(make):
+    with pytest.raises(ValueError, match="="):
+        make()
+
+
+def test_every_method_has_a_file_and_a_docstring_with_its_source():
+    from noisy_kd.config import CONF
+
+    for file in (CONF / "method").glob("*.yaml"):
+        make = getattr(family, file.stem)
+        assert any(
+            source in make.__doc__ for source in ("[NT]", "[NR]", "et al.", "z' =", "labels")
+        )

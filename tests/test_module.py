@@ -180,3 +180,19 @@ def test_real_data(real_data, kind, val_size, sizes, samples):
         assert torch.bincount(data.images.labels[data.val_rows]).tolist() == [500] * 10
         x, _, _ = data.training_table()[torch.arange(2000)]
         assert x.mean().abs() < 0.02
+
+
+def test_wrong_labels_stay_and_spare_the_hold_out():
+    clean, noisy, again = (Digits(val_size=180, label_noise=share) for share in (0.0, 0.4, 0.4))
+    for data in (clean, noisy, again):
+        data.setup()
+    rows = clean.train_rows
+    wrong = noisy.images.labels[rows] != clean.images.labels[rows]
+    assert int(wrong.sum()) == round(0.4 * len(rows))  # each of them another class
+    held_out = clean.val_rows
+    assert torch.equal(noisy.images.labels[held_out], clean.images.labels[held_out])
+    assert torch.equal(noisy.images.labels, again.images.labels)
+    assert torch.equal(noisy.test_images.labels, clean.test_images.labels)
+    assert noisy.digest == again.digest != clean.digest
+    assert noisy.source_digest == clean.digest
+    assert torch.bincount(noisy.images.labels[rows][wrong], minlength=10).min() > 25

@@ -7,6 +7,7 @@ from conftest import ROOT
 from test_images import write_mnist
 
 from noisy_kd.model.network import build
+from noisy_kd.training.run import run
 
 README = (ROOT / "README.md").read_text()
 
@@ -14,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 def test_its_python_runs(tmp_path, monkeypatch):
     write_mnist(tmp_path / "data", counts=(300, 50))
     monkeypatch.chdir(tmp_path)
-    loop, cache = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    _, loop, cache = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     student = build("FC20-FC10", (1, 28, 28))
     before = student[1].weight.clone()
     names = {
@@ -31,8 +32,22 @@ def test_its_python_runs(tmp_path, monkeypatch):
     assert names["z"].shape == (64, 10)
 
 
+def test_its_own_method_trains(tmp_path, monkeypatch, short):
+    own = re.findall(r"```python\n(.*?)```", README, flags=re.S)[0]
+    (tmp_path / "mine.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = re.search(r"# conf/method/absolute.yaml.*?\n((?:    .*\n)+)", README).group(1)
+    keys = dict(line.strip().split(": ") for line in text.splitlines())
+    config = short()
+    config.method = {k: v if k == "_target_" else float(v) for k, v in keys.items()}
+    (result,) = run([config], [tmp_path])
+    assert (result["status"], result["method"]) == ("done", "absolute")
+
+
 def test_its_links_and_groups_exist():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
     for group, name in re.findall(r"\b(data|method|trainer|logger)=(\w+)", README):
-        assert (ROOT / "conf" / group / f"{name}.yaml").exists() or name == "DIR", (group, name)
+        assert (ROOT / "conf" / group / f"{name}.yaml").exists() or name in ("DIR", "absolute"), (
+            name
+        )

@@ -50,7 +50,7 @@ class BestEpoch(Callback):
             if errors is None or errors <= best.errors:
                 better = errors is None or errors < best.errors
                 improved = epoch if better else best.improved
-                weights = {n: t.detach().clone() for n, t in learner.nets[k].state_dict().items()}
+                weights = {n: t.detach().clone() for n, t in learner.judged(k).state_dict().items()}
                 val_error = metrics.get("val_error")
                 kept = float("inf") if errors is None else errors
                 self.best[k] = Best(epoch, kept, improved, val_error, weights)

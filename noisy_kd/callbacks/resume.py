@@ -49,7 +49,7 @@ class Resume(Callback):
             return
         for k, content in enumerate(saved):
             assert content is not None
-            learner.nets[k].load_state_dict(content["net"])
+            learner.load_state(k, content["state"])
             trainer.optimizers[k].load_state_dict(content["optimizer"])
             learner.diverged[k] = content["diverged"]
         self.best.best = [Best(**content["best"]) for content in saved if content]
@@ -71,7 +71,7 @@ class Resume(Callback):
             content = {
                 "identity": self.identity[k],
                 "epoch": trainer.current_epoch + 1,
-                "net": learner.nets[k].state_dict(),
+                "state": learner.state(k),
                 "optimizer": trainer.optimizers[k].state_dict(),
                 "best": vars(self.best.best[k]),
                 "diverged": learner.diverged[k],

@@ -126,8 +126,10 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: samples in a mini-batch.
         val_size: images held out of training, stratified; 0 for none, None for a tenth.
         subset: train on so many images, stratified; None for all.
-        seed: decides the hold-out and the subset.
+        seed: decides the hold-out, the subset and the wrong labels.
         read: the images, if they are read already.
+        label_noise: share of the training images that get a wrong label, for good; the hold-out
+            and the test set keep theirs.
     """
 
     name: str
@@ -142,9 +144,10 @@ class ImageDataModule(LightningDataModule, ABC):
         subset: int | None = None,
         seed: int = 0,
         read: Source | None = None,
+        label_noise: float = 0.0,
     ) -> None:
         super().__init__()
-        self.read = read
+        self.read, self.label_noise = read, label_noise
         self.root, self.download = Path(root), download
         self.batch_size, self.val_size = batch_size, val_size
         self.subset, self.seed = subset, seed
@@ -179,11 +182,27 @@ class ImageDataModule(LightningDataModule, ABC):
             raise InputError(f"data.val_size={size} leaves nothing of {count} images to train on.")
         self.val_rows, self.train_rows = self.split(self.images.labels, size)
         self.preprocessing = self.fitted_preprocessing()
-        self.digest, self.test_digest = source.digests or (
+        self.published = source
+        self.source_digest, self.test_digest = source.digests or (
             _digest(self.images, with_labels=True),
             _digest(self.test_images, with_labels=False),
         )
+        self.digest = self.source_digest
+        if self.label_noise:
+            labels = self._wrong_labels()
+            self.images = Images(self.images.pixels, labels)
+            self.digest += f" wrong {hashlib.sha256(labels.numpy().data).hexdigest()[:16]}"
         self._ready = True
+
+    def _wrong_labels(self) -> Tensor:
+        """The labels with a share of the training images' replaced by another class."""
+        generator = keyed_generator(self.seed, "label noise")
+        rows = self.train_rows[torch.randperm(len(self.train_rows), generator=generator)]
+        rows = rows[: round(self.label_noise * len(rows))]
+        labels = self.images.labels.clone()
+        shift = torch.randint(1, len(self.classes), (len(rows),), generator=generator)
+        labels[rows] = (labels[rows] + shift) % len(self.classes)
+        return labels
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -114,6 +114,89 @@ class LogitNoise:
 
 
 @dataclass(frozen=True)
+class AdditiveNoise:
+    """z' = z + sigma xi for the selected samples: the control for noise in proportion to z.
+
+    Args:
+        alpha: probability that a sample is selected, in [0, 1].
+        sigma: standard deviation of the noise, in logits; at least 0.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    alpha: float
+    sigma: float
+    resample: str = "step"
+
+    def __post_init__(self) -> None:
+        LogitNoise(self.alpha, self.sigma)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it leaves every logit as it is."""
+        return self.alpha == 0 or self.sigma == 0
+
+    def __call__(self, z_BC: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Perturbed logits, [B, C]; the draws are those of :class:`LogitNoise`."""
+        xi = torch.randn(z_BC.shape, generator=generator, device=z_BC.device)
+        u = torch.rand(len(z_BC), 1, generator=generator, device=z_BC.device)
+        return z_BC + torch.where(select(u, self.alpha), self.sigma * xi, 0.0)
+
+
+@dataclass(frozen=True)
+class InputNoise:
+    """Soft Randomization ([NR]): x + sigma xi on the student's images, xi ~ N(0, I).
+
+    Args:
+        sigma: standard deviation, on the scale of the preprocessed images; at least 0.
+
+    Raises:
+        ValueError: if it is out of its range.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        LogitNoise(0.0, self.sigma)
+
+    def __call__(self, x_BCHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Noisy images, [B, C, H, W]."""
+        if self.sigma == 0:
+            return x_BCHW
+        xi = torch.randn(x_BCHW.shape, generator=generator, device=x_BCHW.device)
+        return x_BCHW + self.sigma * xi
+
+
+@dataclass(frozen=True)
+class RandomLabels:
+    """Messy Collaboration ([NR]): a share of the labels is drawn anew, uniformly over all classes.
+
+    Args:
+        rate: probability that a label is drawn anew, in [0, 1]; it may come out as it was.
+
+    Raises:
+        ValueError: if it is out of its range.
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate={self.rate}: a probability lies in [0, 1].")
+
+    def __call__(
+        self, labels_B: Tensor, classes: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Labels, int64 [B]."""
+        if self.rate == 0:
+            return labels_B
+        u = torch.rand(labels_B.shape, generator=generator, device=labels_B.device)
+        drawn = torch.randint(classes, labels_B.shape, generator=generator, device=labels_B.device)
+        return torch.where(u < self.rate, drawn, labels_B)
+
+
+@dataclass(frozen=True)
 class RandomSigma:
     """Logit perturbation whose sigma ~ U[sigma_min, sigma_max] anew each mini-batch ([NT] 5.4).
 

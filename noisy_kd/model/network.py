@@ -67,6 +67,55 @@ def notation_of(net: nn.Sequential) -> str:
     return nt.notation(tuple(layers))
 
 
+def upto(net: nn.Sequential, place: str | None) -> nn.Sequential:
+    """The first part of a net, up to a layer and its ReLU; it shares the weights.
+
+    Args:
+        net: as :func:`build` makes it.
+        place: of a hidden layer in the notation: ``C2`` is the second convolution, ``FC1`` the
+            first fully connected layer; None for the middle one of all of them.
+
+    Raises:
+        InputError: if there is no such hidden layer; the message names those there are.
+    """
+    places: dict[str, int] = {}
+    counts = {"C": 0, "FC": 0}
+    for i, module in enumerate(net):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            kind = "C" if isinstance(module, nn.Conv2d) else "FC"
+            counts[kind] += 1
+            places[f"{kind}{counts[kind]}"] = i
+    hidden = list(places)[:-1]
+    if not hidden:
+        raise InputError(f"{notation_of(net)} has no hidden layer.")
+    place = place or hidden[len(hidden) // 2]
+    if place not in hidden:
+        raise InputError(f"{notation_of(net)} has no hidden layer {place}: {', '.join(hidden)}.")
+    end = places[place] + 1
+    return net[: end + isinstance(net[end], nn.ReLU)]
+
+
+def with_active_dropout(net: nn.Sequential, probability: float) -> nn.Sequential:
+    """The frozen net in eval mode but for dropout, which goes on; it shares the weights.
+
+    All its dropout layers take this probability; a net without any gets one after its last
+    hidden layer.
+    """
+    modules: list[nn.Module] = [
+        Dropout(probability) if isinstance(module, nn.Dropout) else module for module in net
+    ]
+    if not any(isinstance(module, Dropout) for module in modules):
+        weights = [i for i, m in enumerate(modules) if isinstance(m, nn.Conv2d | nn.Linear)]
+        if len(weights) < 2:
+            raise InputError(f"{notation_of(net)} has no hidden layer to drop out.")
+        end = weights[-2] + 1
+        modules.insert(end + isinstance(modules[end], nn.ReLU), Dropout(probability))
+    fickle = nn.Sequential(*modules).eval()
+    for module in fickle:
+        module.train(isinstance(module, Dropout))
+    return fickle
+
+
 def label(module: nn.Module) -> str:
     """The module's word in the notation, or its class's name."""
     try:

@@ -1,4 +1,4 @@
-"""python -m noisy_kd.report [SWEEP ...] [KEY=VALUE ...]: measured results beside the paper's.
+"""python -m noisy_kd.report [SWEEP ... | robustness] [KEY=VALUE ...]: results beside the paper's.
 
 Without a sweep it lists those there are and how many of their runs are found. KEY=VALUE are the
 settings that were given to the sweep, as in `python train.py -cn SWEEP KEY=VALUE`.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from noisy_kd import runs
 from noisy_kd.errors import InputError, run_command
-from noisy_kd.report import cells, sweeps, tables
+from noisy_kd.report import cells, robustness, sweeps, tables
 from noisy_kd.report.cells import Block
 from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.report.tables import Table
@@ -27,18 +27,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m noisy_kd.report",
         description="Measured results beside the paper's.",
-        epilog="Without a sweep: the list of sweeps, and how many of their runs are found.",
+        epilog="Without a sweep: the list of sweeps, and how many of their runs are found. "
+        "robustness: what python -m noisy_kd.evaluation has found.",
     )
     parser.add_argument("what", nargs="*", metavar="SWEEP or KEY=VALUE")
     parser.add_argument("--results", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--format", choices=["text", *FORMATS], default="text")
     parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
     options = parser.parse_args()
-    names = [word for word in options.what if "=" not in word]
+    names = [word for word in options.what if "=" not in word and word != "robustness"]
     chosen = settings([word for word in options.what if "=" in word])
     asked = [sweeps.read(name) for name in names]
     found = read(options.results)
-    if not names:
+    if "robustness" in options.what:
+        tables_of = [robustness.table(robustness.evaluated(options.results), chosen)]
+    elif not names:
         tables_of = [overview(found, options.results)]
     else:
         tables_of = [table for sweep in asked for table in report(sweep, found, chosen)]

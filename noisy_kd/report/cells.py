@@ -83,37 +83,55 @@ def blocks(
     """
     chosen = {"data": [sweep.dataset], **(chosen or {})}
     methods = chosen.get("method", sweep.methods)
-    defaults = READINGS | noise_of(str(chosen["data"][0]))
-    wanted = {key: [one] for key, one in defaults.items()} | sweep.axes | chosen
+    wanted = sweep.axes | chosen
     axes = {
         key: values
         for key, values in wanted.items()
         if key != "seed" and (len(values) > 1 or len(sweep.axes.get(key, [])) > 1)
     }
+    defaults = READINGS | noise_of(str(chosen["data"][0]))
+    wanted = {key: [one] for key, one in defaults.items()} | wanted
     runs = [run for run in results if "settings" in run and _fits(run, wanted, axes)]
-    taught = [run for run in runs if _method(run) in methods]
-    plain = [run for run in runs if run["method"] == "logit_regression"]
     protocols: dict[str, list[Result]] = {}
-    for run in taught:
-        protocols.setdefault(json.dumps(_protocol(run, axes)), []).append(run)
+    for run in runs:
+        if _method(run) in methods and (not _is_alone(run) or methods == ("supervised",)):
+            protocols.setdefault(json.dumps(protocol(run, axes)), []).append(run)
     if not protocols:
         return [Block({}, _cells(axes, []), {})]
     shared = [dict(json.loads(text)) for text in protocols]
     found = []
     for settings, members in zip(shared, protocols.values(), strict=True):
-        own = {key: value for key, value in settings.items() if not key.startswith("method.")}
-        beside = [
-            run
-            for run in plain
-            if {k: v for k, v in _protocol(run, axes) if not k.startswith("method.")} == own
-        ]
         differs = {
             key: value
             for key, value in settings.items()
             if any(other.get(key, NOWHERE) != value for other in shared)
         }
-        found.append(Block(differs, _cells(axes, members), _baselines(axes, beside)))
+        alone = [run for run in runs if _is_alone(run) and _method(run) in methods]
+        members += _beside(settings, alone, axes, ("method.", "teacher."))
+        plain = [run for run in runs if run["method"] == "logit_regression"]
+        plain = _beside(settings, plain, axes, ("method.",))
+        found.append(Block(differs, _cells(axes, members), _baselines(axes, plain)))
     return found
+
+
+def _is_alone(run: Result) -> bool:
+    """Whether the run has no teacher, so that no teacher's settings tell it from others."""
+    return _method(run) == "supervised"
+
+
+def _beside(
+    settings: Mapping[str, Any],
+    runs: list[Result],
+    axes: Mapping[str, Any],
+    apart: tuple[str, ...],
+) -> list[Result]:
+    """Those runs that share these settings but for the groups ``apart``."""
+    own = {key: value for key, value in settings.items() if not key.startswith(apart)}
+    return [
+        run
+        for run in runs
+        if {k: v for k, v in protocol(run, axes) if not k.startswith(apart)} == own
+    ]
 
 
 def value(run: Result, key: str) -> Any:
@@ -134,7 +152,10 @@ def _fits(run: Result, wanted: Mapping[str, list[Value]], axes: Mapping[str, Any
     for key, values in wanted.items():
         found = value(run, key)
         plain = run["method"] == "logit_regression" and key.startswith("method")
-        if found is not NOWHERE and found not in values and not plain and key not in axes:
+        other_noise = key == "method.sigma" and value(run, "method.alpha") is NOWHERE
+        if plain or other_noise or key in axes:
+            continue
+        if found is not NOWHERE and found not in values:
             return False
     return True
 
@@ -153,11 +174,12 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _protocol(run: Result, axes: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def protocol(run: Result, axes: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """All settings but the axes and the seed, in order."""
     hidden = {"seed", "method._target_", *axes}
     hidden |= {"student.layers"} if "model@student" in axes else set()
-    hidden |= {"teacher.layers"} if {"model@teacher", "method.teachers"} & set(axes) else set()
+    several = {"model@teacher", "method.teachers", "method"}  # or other teachers
+    hidden |= {"teacher.layers"} if several & set(axes) else set()
     if "trainer.max_epochs" in axes:
         hidden.add("max_epochs")
     flat = _flat(run["settings"])

@@ -47,7 +47,7 @@ def prepare(groups: list[Part], share: bool) -> list[Part]:
     for group, data, numerics in checked:
         data.to(numerics.device)
         first = group.configs[0]
-        run.taught_logits(first, data, numerics, group.directories[0] / "teacher")
+        run.teaching(first, data, numerics, group.directories[0] / "teacher")
         ready.append(replace(group, data=share_images(data, Path(first.store)) if share else data))
     return ready
 

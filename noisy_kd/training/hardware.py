@@ -63,6 +63,10 @@ def choose(precision: str, fast: bool, device: torch.device) -> Numerics:
         fast: whether to use what makes the device fast.
         device: where the networks will run.
     """
+    if fast:
+        # Adam's averages of gradients that are mostly zero sink below the normal range, where a
+        # processor is slow. First, because threads inherit it when they are made.
+        torch.set_flush_denormal(True)
     if precision == "auto":
         precision = "bf16" if fast and bf16_speed(device) >= FASTER else "32"
     if fast:

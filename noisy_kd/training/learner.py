@@ -18,16 +18,19 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from noisy_kd.data import ImageTable, keyed_generator, loader
 from noisy_kd.method import Method
 from noisy_kd.model.layers import set_dropout_generator
 from noisy_kd.training.hardware import Numerics
+from noisy_kd.training.hints import HintStage
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "step": lambda done: 0.1 ** ((done >= 0.5) + (done >= 0.75)),
 }
 """Factor of the learning rate when the share ``done`` of all steps has been made."""
 
@@ -42,6 +45,11 @@ class Member:
         seed: decides batch order, noise and dropout.
         optimizer: makes the optimiser from the parameters.
         schedule: of the learning rate, a key of :data:`SCHEDULES`.
+        averaging: of the weights that are judged and kept: ``none``; ``ema``, an exponential
+            moving average over steps; ``swa``, the mean over the epochs of the last quarter.
+        ema_decay: of ``ema``.
+        teacher: asked at each step, in a method that wants it live.
+        hint: the first stage on a middle layer, in a method that has one.
     """
 
     net: nn.Sequential
@@ -49,6 +57,10 @@ class Member:
     seed: int
     optimizer: Callable[[Any], torch.optim.Optimizer]
     schedule: str = "linear"
+    averaging: str = "none"
+    ema_decay: float = 0.999
+    teacher: nn.Sequential | None = None
+    hint: HintStage | None = None
     target: Tensor | None = field(default=None, repr=False)
     clean_target: Tensor | None = field(default=None, repr=False)
 
@@ -80,6 +92,8 @@ class Learner(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.nets = nn.ModuleList(member.net for member in members)
+        self.hints = nn.ModuleList(m.hint or nn.Identity() for m in members)
+        self.averages = [_average(member) for member in members]
         self.members, self.teacher_logits = members, None
         if teacher_logits is not None:
             self.teacher_logits = teacher_logits.view(
@@ -96,7 +110,10 @@ class Learner(LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser per net."""
-        return [m.optimizer(m.net.parameters()) for m in self.members]
+        return [
+            m.optimizer([*m.net.parameters(), *(m.hint.regressor.parameters() if m.hint else ())])
+            for m in self.members
+        ]
 
     def on_fit_start(self) -> None:
         """Draw the noise that is drawn once, and look up every training sample's target."""
@@ -116,6 +133,7 @@ class Learner(LightningModule):
         self._metrics = None
         self._sums = [{} for _ in self.members]
         self.generators = [self._generator(member, "noise") for member in self.members]
+        self.teacher_generators = [self._generator(m, "teacher dropout") for m in self.members]
         for member in self.members:
             set_dropout_generator(member.net, self._generator(member, "dropout"))
 
@@ -135,6 +153,8 @@ class Learner(LightningModule):
                 part = slice(start + rank, start + self.batch_size, world)
                 self._set_rate(k, first + i)
                 self._step(k, x[part], y[part], samples[part])
+            if batch_idx + 1 == self.trainer.num_training_batches:
+                self._average_epoch(k)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count the errors on held-out images, and the agreements with the teacher."""
@@ -145,9 +165,9 @@ class Learner(LightningModule):
             places = self.validation_table.place(samples)
             z_BTC = self.teacher_logits[places.to(self.teacher_logits.device)]
             taught = self.members[0].method.clean_target(z_BTC).argmax(dim=1).to(self.device)
-        for k, net in enumerate(self.nets):
+        for k in range(len(self.members)):
             with self.numerics.autocast():
-                guess = net(x).argmax(dim=1)
+                guess = self.judged(k)(x).argmax(dim=1)
             self._add(k, val_count=len(y), val_errors=(guess != y).sum())
             if taught is not None:
                 self._add(k, agreements=(guess == taught).sum())
@@ -174,6 +194,30 @@ class Learner(LightningModule):
         """Stop the clock."""
         self.seconds_trained = self.seconds
 
+    def judged(self, k: int) -> nn.Module:
+        """Net k with the weights that are judged and kept: averaged ones, where there are any."""
+        average = self.averages[k]
+        if average is not None and int(average.n_averaged) > 0:
+            return average.module
+        return self.nets[k]
+
+    def state(self, k: int) -> dict[str, Any]:
+        """What net k goes on from, besides its optimiser."""
+        average = self.averages[k]
+        return {
+            "net": self.nets[k].state_dict(),
+            "hint": self.hints[k].state_dict(),
+            "average": None if average is None else average.state_dict(),
+        }
+
+    def load_state(self, k: int, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        self.nets[k].load_state_dict(state["net"])
+        self.hints[k].load_state_dict(state["hint"])
+        average = self.averages[k]
+        if average is not None:
+            average.load_state_dict(state["average"])
+
     def updates(self, k: int) -> int:
         """Steps of net k's optimiser, as it has counted them; 0 if it does not count."""
         states = list(self._optimizers()[k].state.values())
@@ -192,23 +236,51 @@ class Learner(LightningModule):
     def _step(self, k: int, x: Tensor, y: Tensor, samples: Tensor) -> None:
         """[NT] Algorithm 1, lines 4 to 8, for net k."""
         member, optimizer = self.members[k], self._optimizers()[k]
-        z_BC = None
-        if member.target is not None:
-            z_BC = member.method.step_target(member.target[samples], self.generators[k])
-            if member.clean_target is not None:
-                clean_BC = member.clean_target[samples]
-                self._add(k, moved=(z_BC - clean_BC).square().sum(), size=clean_BC.square().sum())
-        with self.numerics.autocast():
-            g_BC = member.net(x)
-        g_BC = member.method.step_output(g_BC.float(), self.generators[k])
-        loss = member.method.loss(g_BC, z_BC, y)
+        if member.hint is not None and self.current_epoch < member.hint.epochs:
+            with self.numerics.autocast():
+                loss = member.hint(x)
+        else:
+            loss = self._loss(k, x, y, samples)
         optimizer.zero_grad()
         if self.trainer.world_size > 1:
             self.manual_backward(loss)  # also averages the gradients over the devices
         else:
             loss.backward()
         optimizer.step()
+        average = self.averages[k]
+        if average is not None and member.averaging == "ema":
+            average.update_parameters(member.net)
         self._add(k, loss=loss.detach() * len(y), count=len(y))
+
+    def _average_epoch(self, k: int) -> None:
+        """At the end of an epoch: take it into the mean of the last quarter's."""
+        average, late = self.averages[k], self.current_epoch + 1 > 0.75 * self.epochs
+        if average is not None and self.members[k].averaging == "swa" and late:
+            average.update_parameters(self.members[k].net)
+
+    def _loss(self, k: int, x: Tensor, y: Tensor, samples: Tensor) -> Tensor:
+        """[NT] Algorithm 1, lines 4 to 7, with what the method adds to it."""
+        member, generator = self.members[k], self.generators[k]
+        method, z_BC = member.method, None
+        if member.teacher is not None:
+            z_BC = self._ask(member.teacher, x, k)
+        elif member.target is not None:
+            z_BC = method.step_target(member.target[samples], generator)
+        if z_BC is not None and member.clean_target is not None:
+            clean_BC = member.clean_target[samples]
+            self._add(k, moved=(z_BC - clean_BC).square().sum(), size=clean_BC.square().sum())
+        with self.numerics.autocast():
+            g_BC = member.net(method.step_input(x, generator))
+        g_BC = method.step_output(g_BC.float(), generator)
+        return method.loss(g_BC, z_BC, method.step_labels(y, g_BC.shape[1], generator))
+
+    @torch.no_grad()
+    def _ask(self, teacher: nn.Sequential, x: Tensor, k: int) -> Tensor:
+        """A live teacher's logits, [B, C], with the dropout of net k."""
+        set_dropout_generator(teacher, self.teacher_generators[k])
+        with self.numerics.autocast():
+            z_BC: Tensor = teacher(x)
+        return z_BC.float()
 
     def _generator(self, member: Member, purpose: str) -> torch.Generator:
         """Keyed by seed and epoch, and by the device where several share a mini-batch."""
@@ -241,6 +313,13 @@ class Learner(LightningModule):
         if "agreements" in read:
             metrics["agreement"] = read["agreements"] / read["val_count"]
         return metrics
+
+
+def _average(member: Member) -> AveragedModel | None:
+    if member.averaging == "none":
+        return None
+    decay = get_ema_multi_avg_fn(member.ema_decay) if member.averaging == "ema" else None
+    return AveragedModel(member.net, multi_avg_fn=decay).eval()
 
 
 def chunk_steps(numerics: Numerics, world_size: int = 1) -> int:

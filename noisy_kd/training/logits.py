@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from noisy_kd.data import ImageDataModule
+from noisy_kd.data import ImageDataModule, keyed_generator, loader
 from noisy_kd.evaluation import predict_logits
+from noisy_kd.model.layers import set_dropout_generator
 from noisy_kd.model.network import notation_of
 from noisy_kd.training import store
 
@@ -49,6 +50,41 @@ def cached_logits(teacher: nn.Sequential, data: ImageDataModule, folder: Path) -
 
     tensors, _ = store.get_or_make(folder, "logits", made_by, make)
     return tensors
+
+
+def cached_passes(
+    fickle: nn.Sequential, passes: int, data: ImageDataModule, folder: Path
+) -> Tensor:
+    """The logits of a teacher whose dropout is active, [V * M, passes, C], each pass kept.
+
+    Args:
+        fickle: as :func:`noisy_kd.model.network.with_active_dropout` makes it.
+        passes: how many.
+        data: the images.
+        folder: the store.
+    """
+    made_by = {
+        "layers": notation_of(fickle),
+        "weights": weights_digest(fickle),
+        "images": data.digest,
+        "data": data.name,
+        "preprocessing": weights_digest(data.preprocessing) + type(data.preprocessing).__name__,
+        "views": data.views,
+        "dropout": True,
+    }
+
+    def make(number: int) -> dict[str, object]:
+        device = next(fickle.parameters()).device
+        set_dropout_generator(fickle, keyed_generator(number, "teacher pass", device=device))
+        with torch.no_grad():
+            logits = [fickle(x).float().cpu() for x, _, _ in loader(data.all_views(), 500)]
+        return {"tensors": {"train": torch.cat(logits)}, "facts": {"pass": number}}
+
+    each = [
+        store.get_or_make(folder, "logits", {**made_by, "pass": n}, lambda _, n=n: make(n))[0]  # type: ignore[misc]
+        for n in range(passes)
+    ]
+    return torch.stack([one["train"] for one in each], dim=1)
 
 
 def weights_digest(net: nn.Module) -> str:

@@ -22,12 +22,13 @@ from noisy_kd.config import Config, config_hash, identity, settings_hash
 from noisy_kd.data import ImageDataModule
 from noisy_kd.evaluation import count_errors, predict_logits
 from noisy_kd.model import complexity
-from noisy_kd.model.network import build, notation_of
+from noisy_kd.model.network import build, notation_of, with_active_dropout
 from noisy_kd.runs import Result
 from noisy_kd.training import assembly, hardware
 from noisy_kd.training.hardware import Numerics
-from noisy_kd.training.logits import cached_logits
-from noisy_kd.training.student import Trained, new_student, train_students
+from noisy_kd.training.hints import hint_stage
+from noisy_kd.training.logits import cached_logits, cached_passes
+from noisy_kd.training.student import Teaching, Trained, new_student, train_students
 from noisy_kd.training.teacher import trained_teacher
 
 log = logging.getLogger(__name__)
@@ -58,13 +59,13 @@ def run(
     log.info("%s", summary.opening(first, data, numerics))
 
     data.to(numerics.device)
-    logits = taught_logits(first, data, numerics, directories[0] / "teacher")
-    students = train_students(configs, directories, data, logits, numerics, watch)
+    taught = teaching(first, data, numerics, directories[0] / "teacher")
+    students = train_students(configs, directories, data, taught, numerics, watch)
 
     found = []
     for config, directory, student in zip(configs, directories, students, strict=True):
-        taught = None if logits is None else teacher_errors(config, data, logits["test"])
-        result = describe_run(config, data) | outcome(student, data, taught)
+        errors = None if taught is None else teacher_errors(config, data, taught.test_logits)
+        result = describe_run(config, data) | outcome(student, data, errors)
         result |= {"precision": numerics.precision, "device": device_name(numerics.device)}
         result |= {"stack_size": len(configs), "process": os.getpid(), "began": began}
         result |= {"ended": time.time(), "versions": versions()}
@@ -86,9 +87,10 @@ def ready(
     device = assembly.device(first)
     for config in configs:
         assembly.check(config)
+    numerics = hardware.choose(first.precision, first.fast, device)
     data = data or assembly.data_module(first)
     check_fit(configs, data)
-    return data, hardware.choose(first.precision, first.fast, device)
+    return data, numerics
 
 
 @rank_zero_only
@@ -108,9 +110,12 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
     """
     data.training_table(data.subset)
     data.training_table(configs[0].teacher.subset, "teacher.subset")
-    teacher_nets(configs[0], data)
+    teachers = teacher_nets(configs[0], data)
     for config in configs:
-        new_student(config, data)
+        student = new_student(config, data)
+        hint = assembly.method(config).hint
+        if hint is not None:
+            hint_stage(hint, teachers[0], student, data.input_shape, config.seed)
 
 
 def teacher_nets(config: Config, data: ImageDataModule) -> list[nn.Sequential]:
@@ -126,21 +131,28 @@ def teacher_nets(config: Config, data: ImageDataModule) -> list[nn.Sequential]:
     ]
 
 
-def taught_logits(
+def teaching(
     config: Config, data: ImageDataModule, numerics: Numerics, logs: Path
-) -> dict[str, Tensor] | None:
-    """The logits of the T teachers, trained if need be; None for a method without one.
+) -> Teaching | None:
+    """The teachers, trained if need be, and their logits; None for a method without one.
 
-    Returns:
-        As :func:`noisy_kd.training.logits.cached_logits`, with T in the middle: [V * M, T, C].
+    Raises:
+        InputError: if a method wants of a teacher what it has not.
     """
-    if not assembly.method(config).has_teacher:
+    method = assembly.method(config)
+    if not method.has_teacher:
         return None
-    each = []
-    for layers in config.teachers:
-        teacher = trained_teacher(config, data, numerics, logs, layers)
-        each.append(cached_logits(teacher, data, Path(config.store)))
-    return {part: torch.stack([one[part] for one in each], dim=1) for part in each[0]}
+    teachers = [trained_teacher(config, data, numerics, logs, layers) for layers in config.teachers]
+    store = Path(config.store)
+    each = [cached_logits(teacher, data, store) for teacher in teachers]
+    train, test = (torch.stack([one[part] for one in each], dim=1) for part in ("train", "test"))
+    live = None
+    if method.teacher_dropout is not None:
+        live = with_active_dropout(teachers[0], method.teacher_dropout.probability)
+        if method.passes:
+            passes = cached_passes(live, method.passes, data, store)
+            train, live = torch.cat([train, passes], dim=1), None
+    return Teaching(teachers[0], live, train, test)
 
 
 def teacher_errors(config: Config, data: ImageDataModule, z_NTC: Tensor) -> int:

@@ -16,12 +16,13 @@ from noisy_kd.training import assembly, store
 
 def share_images(data: ImageDataModule, folder: Path) -> Path:
     """Put the images into the store, once; returns their file."""
-    made_by = {"data": data.name, "layers": "", "images": [data.digest, data.test_digest]}
+    digests = [data.source_digest, data.test_digest]
+    made_by = {"data": data.name, "layers": "", "images": digests}
 
     def make(_: Path) -> dict[str, Any]:
-        parts = {"train": data.images, "test": data.test_images}
+        parts = {"train": data.published.train, "test": data.published.test}
         tensors = {
-            f"{name}.{kind}": getattr(part, kind).cpu()
+            f"{name}.{kind}": getattr(part, kind)
             for name, part in parts.items()
             for kind in ("pixels", "labels")
         }

@@ -15,6 +15,7 @@ from noisy_kd.data import ImageDataModule
 from noisy_kd.model.network import build
 from noisy_kd.training import assembly
 from noisy_kd.training.hardware import Numerics
+from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.learner import Learner, Member, fit
 
 
@@ -32,11 +33,28 @@ class Trained:
     checkpoint: Path
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What students learn from.
+
+    Args:
+        teacher: the (first) frozen teacher.
+        live: the teacher that is asked at each step, its dropout active; None if none is.
+        train_logits: of all V x M views by T teachers or passes, [V * M, T, C].
+        test_logits: of the N test images by the teachers, [N, T, C].
+    """
+
+    teacher: nn.Sequential
+    live: nn.Sequential | None
+    train_logits: Tensor
+    test_logits: Tensor
+
+
 def train_students(
     configs: list[Config],
     directories: list[Path],
     data: ImageDataModule,
-    logits: dict[str, Tensor] | None,
+    teaching: Teaching | None,
     numerics: Numerics,
     watch: Watch | None = None,
 ) -> list[Trained]:
@@ -46,16 +64,16 @@ def train_students(
         configs: they differ only in method, seed, dropout and optimiser.
         directories: where each writes its checkpoint and its curves.
         data: the images, on the device.
-        logits: the teacher's, as :func:`noisy_kd.training.logits.cached_logits` gives them.
+        teaching: the teacher and its logits, None for a method without one.
         numerics: how nets are computed.
         watch: hears of every epoch, and shows it in place of a progress bar here.
     """
     first = configs[0]
     learner = Learner(
-        [_member(config, data, numerics) for config in configs],
+        [_member(config, data, teaching, numerics) for config in configs],
         data.training_table(data.subset),
         data.validation_table(),
-        None if logits is None else logits["train"],
+        None if teaching is None else teaching.train_logits,
         data.batch_size,
         first.trainer.max_epochs,
         numerics,
@@ -76,14 +94,24 @@ def train_students(
     ]
 
 
-def _member(config: Config, data: ImageDataModule, numerics: Numerics) -> Member:
-    settings = config.optimizer
+def _member(
+    config: Config, data: ImageDataModule, teaching: Teaching | None, numerics: Numerics
+) -> Member:
+    settings, method = config.optimizer, assembly.method(config)
+    net = numerics.arrange_net(new_student(config, data))
+    hint = None
+    if method.hint is not None and teaching is not None:
+        hint = hint_stage(method.hint, teaching.teacher, net, data.input_shape, config.seed)
     return Member(
-        numerics.arrange_net(new_student(config, data)),
-        assembly.method(config),
+        net,
+        method,
         config.seed,
         assembly.optimizer(settings._target_, settings.lr, settings.weight_decay, numerics),
         settings.schedule,
+        settings.averaging,
+        settings.ema_decay,
+        None if teaching is None else teaching.live,
+        hint,
     )
 
 

@@ -117,6 +117,9 @@ def _from_store(
     name: str,
 ) -> dict[str, Tensor]:
     made_by = _made_by(config.teacher, net, data, numerics, config.deterministic)
+    messy = assembly.method(config).teacher_labels
+    if messy is not None:
+        made_by["random_labels"] = messy.rate
 
     def make(work: Path) -> dict[str, Any]:
         log.info("Training the teacher %s.", name)
@@ -166,7 +169,8 @@ def _train(
 ) -> dict[str, Any]:
     teacher = config.teacher
     optimizer = assembly.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
-    member = Member(net, family.supervised(), teacher.seed, optimizer, teacher.schedule)
+    method = family.supervised(assembly.method(config).teacher_labels)
+    member = Member(net, method, teacher.seed, optimizer, teacher.schedule)
     learner = Learner(
         [member],
         data.training_table(teacher.subset, "teacher.subset"),

@@ -1,0 +1,151 @@
+"""python -m noisy_kd.evaluation RUN_DIR ... [--on clean,noise,...]: a student beyond its error.
+
+Writes ``evaluation.json`` beside each run's ``result.json``, and its numbers and curves for
+TensorBoard. What is there already is kept; --again computes it anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisy_kd import runs
+from noisy_kd.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from noisy_kd.data import ImageDataModule
+    from noisy_kd.evaluation.robustness import Evaluation
+
+KINDS = ("clean", "noise", "corruptions", "fgsm", "pgd", "calibration", "ood")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m noisy_kd.evaluation", description="A student beyond its clean error."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="finished runs")
+    parser.add_argument("--on", default=",".join(KINDS), help=f"of {','.join(KINDS)} (all)")
+    parser.add_argument("--limit", type=int, help="only so many test images (the first)")
+    parser.add_argument("--again", action="store_true", help="also what is there already")
+    options = parser.parse_args()
+    kinds = options.on.split(",")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InputError(f"--on {kind}: choose {', '.join(KINDS)}.")
+    if options.limit is not None and options.limit < 1:
+        raise InputError(f"--limit {options.limit}: at least 1.")
+    for directory in options.runs:
+        found = evaluate(directory, kinds, options.limit, options.again)
+        print(f"{directory}\n{told(found)}")
+
+
+def evaluate(
+    directory: Path, kinds: list[str], limit: int | None = None, again: bool = False
+) -> dict[str, Any]:
+    """Evaluate the student of a finished run and write ``evaluation.json``.
+
+    Args:
+        directory: of the run.
+        kinds: of :data:`KINDS`.
+        limit: only the first so many test images.
+        again: compute also what the file holds already.
+
+    Returns:
+        What the file then holds.
+
+    Raises:
+        InputError: if the directory holds no finished student.
+    """
+    from noisy_kd.evaluation.robustness import Classifier, Evaluation
+
+    net = runs.load_student(directory)
+    file = directory / "evaluation.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if found.get("limit") != limit:
+        found = {}
+    todo = [kind for kind in kinds if again or kind not in found]
+    if not todo:
+        return found
+    data = runs.load_data(directory)
+    images, labels = data.test_images.pixels[:limit], data.test_images.labels[:limit]
+    evaluation = Evaluation(Classifier(data.preprocessing, net), images, labels)
+    for kind in todo:
+        found[kind] = _one(kind, evaluation, directory, data)
+    found |= {"limit": limit, "images": len(labels)}
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found, indent=1) + "\n")
+    temporary.replace(file)
+    _to_tensorboard(found, directory)
+    return found
+
+
+def _one(
+    kind: str, evaluation: Evaluation, directory: Path, data: ImageDataModule
+) -> dict[str, Any]:
+    if kind == "clean":
+        taught = runs.teacher_test_logits(directory, data)
+        return evaluation.clean(None if taught is None else taught[: len(evaluation.labels)])
+    if kind == "ood":
+        return evaluation.ood(other_images(data))
+    measured: dict[str, Any] = getattr(evaluation, kind)()
+    return measured
+
+
+def other_images(data: ImageDataModule) -> dict[str, Tensor]:
+    """Images that are not of the data set, uint8 in its shape.
+
+    scikit-learn's digits for grey images; the other one of CIFAR-10 and SVHN where its files lie.
+    """
+    from torchvision.transforms.v2.functional import resize
+
+    from noisy_kd.data import Cifar10, Digits, Svhn
+
+    channels, height, width = data.input_shape
+    others: list[type[ImageDataModule]] = []
+    if channels == 1 and data.name != "digits":
+        others.append(Digits)
+    others += [kind for kind in (Cifar10, Svhn) if channels == 3 and kind.name != data.name]
+    found = {}
+    for kind in others:
+        other = kind(root=data.root, download=False)
+        try:
+            images = other.source().test.pixels
+        except InputError:  # its files are not here
+            continue
+        found[kind.name] = resize(images, [height, width], antialias=True)
+    return found
+
+
+def told(found: dict[str, Any]) -> str:
+    """The numbers in words, a line for each kind."""
+    lines = []
+    for kind, numbers in found.items():
+        if isinstance(numbers, dict):
+            words = [f"{key} {one:.4f}" for key, one in numbers.items() if isinstance(one, float)]
+            lines.append(f"  {kind:12} {', '.join(words)}")
+    return "\n".join(lines)
+
+
+def _to_tensorboard(found: dict[str, Any], directory: Path) -> None:
+    """Numbers as text, curves over the strength in thousandths (severity for corruptions)."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(directory), filename_suffix=".evaluation") as writer:
+        writer.add_text("evaluation", told(found).replace("\n", "  \n"))
+        for kind in ("noise", "fgsm", "pgd"):
+            for strength, accuracy in found.get(kind, {}).items():
+                writer.add_scalar(f"accuracy/{kind}", accuracy, round(1000 * float(strength)))
+        for name, severities in found.get("corruptions", {}).items():
+            if isinstance(severities, list):
+                for severity, accuracy in enumerate(severities, start=1):
+                    writer.add_scalar(f"accuracy/{name}", accuracy, severity)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

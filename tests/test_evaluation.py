@@ -1,0 +1,136 @@
+"""Evaluation of finished runs: the numbers, the file, the command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from noisy_kd.errors import InputError
+from noisy_kd.evaluation.__main__ import KINDS, evaluate
+from noisy_kd.evaluation.robustness import Classifier, Evaluation
+from noisy_kd.report import robustness
+from noisy_kd.runs import load_data, load_student, read_result
+from noisy_kd.training.run import run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, store):
+    from conftest import SHORT
+
+    from noisy_kd.config import compose
+
+    folder = tmp_path_factory.mktemp("evaluated")
+    directories = []
+    for seed in (1, 2):
+        directory = folder / f"seed{seed}"
+        directory.mkdir()
+        run([compose([*SHORT, f"store={store}", f"seed={seed}"])], [directory])
+        directories.append(directory)
+    return directories
+
+
+def test_everything_is_measured_and_kept(finished):
+    found = evaluate(finished[0], list(KINDS), limit=100)
+    assert set(found) == {*KINDS, "limit", "images"}
+    assert json.loads((finished[0] / "evaluation.json").read_text()) == found
+    assert found["images"] == 100
+    assert list(found["noise"]) == ["0.05", "0.1", "0.2", "0.3", "0.5"]
+    assert list(found["pgd"]) == ["0.05", "0.1", "0.2", "0.3"]
+    assert found["pgd"]["0.3"] <= found["fgsm"]["0.3"] <= 1 - found["clean"]["error"] + 1e-6
+    assert 0 <= found["ood"]["uniform_noise"] <= 1
+    assert len(found["corruptions"]["jpeg"]) == 5
+    written = (finished[0] / "evaluation.json").stat().st_mtime_ns
+    assert evaluate(finished[0], ["clean"], limit=100) == found
+    assert (finished[0] / "evaluation.json").stat().st_mtime_ns == written
+    assert evaluate(finished[0], ["pgd"], limit=100, again=True)["pgd"] == found["pgd"]
+
+
+def test_the_clean_error_is_that_of_the_result(finished):
+    found = evaluate(finished[1], ["clean"])
+    result = read_result(finished[1])
+    assert found["clean"]["error"] == pytest.approx(result["test_error"])
+    assert 0 < found["clean"]["agreement"] <= 1
+
+
+def test_the_report_has_a_row_for_the_method_over_its_seeds(finished):
+    for directory in finished:
+        evaluate(directory, ["clean", "noise"], limit=100)
+    found = robustness.evaluated(finished[0].parent)
+    table = robustness.table(found, {})
+    (line,) = [dict(zip(table.heads, row, strict=True)) for row in table.rows]
+    assert line["method"] == "noisy_teacher (alpha 0.5, sigma 0.5)"
+    assert line["n"] == "2"
+    errors = [100 * one["evaluation"]["clean"]["error"] for one in found]
+    assert line["error %"].startswith(f"{sum(errors) / 2:.3g}")
+    assert robustness.table(found, {"data": ["mnist"]}).rows == []
+
+
+def test_a_classifier_takes_pixels_in_0_to_1(finished):
+    data, net = load_data(finished[0]), load_student(finished[0])
+    model = Classifier(data.preprocessing, net)
+    x, _, _ = data.test_table()[torch.arange(20)]
+    assert torch.allclose(model(data.test_images.pixels[:20].float() / 255), net(x), atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+class Sure(nn.Module):
+    """Always class 0, with a confidence of one's choice."""
+
+    def __init__(self, confidence):
+        super().__init__()
+        self.logits = torch.tensor([confidence / (1 - confidence), 1.0]).log()
+
+    def forward(self, x):
+        return self.logits.expand(len(x), 2) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def test_calibration_of_a_model_that_is_too_sure():
+    images = torch.zeros(1000, 1, 4, 4, dtype=torch.uint8)
+    labels = (torch.arange(1000) % 4 == 3).long()  # class 0 in three of four
+    found = Evaluation(Sure(0.95), images, labels)
+    assert found.clean()["error"] == pytest.approx(0.25)
+    assert found.calibration()["ece"] == pytest.approx(0.2, abs=1e-4)
+    assert found.calibration()["confidence"] == pytest.approx(0.95, abs=1e-4)
+    assert Evaluation(Sure(0.75), images, labels).calibration()["ece"] < 1e-4
+
+
+def test_auroc_of_a_model_that_is_surer_of_brighter_images():
+    class Bright(nn.Module):
+        def forward(self, x):
+            return torch.stack([5 * x.flatten(1).mean(1), 0 * x.flatten(1).sum(1)], dim=1)
+
+    bright = torch.full((50, 1, 4, 4), 255, dtype=torch.uint8)
+    dark = torch.zeros(70, 1, 4, 4, dtype=torch.uint8)
+    found = Evaluation(Bright(), bright, torch.zeros(50).long()).ood({"dark": dark, "same": bright})
+    assert found["dark"] == 1.0
+    assert found["same"] == 0.5
+
+
+def command(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "noisy_kd.evaluation", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_line(finished, tmp_path):
+    done = command(tmp_path, str(finished[0]), "--on", "clean,calibration", "--limit", "50")
+    assert done.returncode == 0, done.stderr
+    assert "ece" in done.stdout
+    assert list(finished[0].glob("events*.evaluation"))
+    wrong = command(tmp_path, str(finished[0]), "--on", "clear")
+    assert wrong.returncode == 2
+    assert "choose clean, noise" in wrong.stderr
+    assert command(tmp_path, "nowhere").returncode == 2
+
+
+def test_a_directory_without_a_student_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no finished student"):
+        evaluate(tmp_path, ["clean"])
