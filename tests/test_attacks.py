@@ -84,6 +84,6 @@ def test_the_same_as_foolbox():
     theirs, _, _ = attack(model, x, labels, epsilons=0.1)
 
     def loss(adversarial):
-        return float(nn.functional.cross_entropy(net(adversarial), labels))
+        return nn.functional.cross_entropy(net(adversarial), labels).item()
 
     assert loss(pgd(net, x, labels, 0.1)) == pytest.approx(loss(theirs), rel=0.01)

@@ -14,6 +14,9 @@ class Script:
         self.errors, self.members = errors, [None]
         self.nets = [nn.Linear(1, 1)]
 
+    def judged(self, k):
+        return self.nets[k]
+
     def metrics(self):
         errors = self.errors[self.epoch]
         return [{} if errors is None else {"val_errors": errors, "val_error": errors / 100}]

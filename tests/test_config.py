@@ -176,7 +176,7 @@ def test_data_sets_choose_their_networks_and_noise():
         (["+callbacks.x=1"], "callbacks.x is not a key"),
         (["method=logit_regression", "method.sigma=1"], "method.sigma is not a key"),
         (["data=imagenet"], "there is no data named imagenet: choose cifar10, digits"),
-        (["method=noisy"], "there is no method named noisy: choose hinton"),
+        (["method=noisy"], "there is no method named noisy: choose fickle_teacher"),
         (["model@student=resnet"], "there is no model named resnet: choose alexnet_mod"),
         (["teacher.checkpoint=/no/such"], "/no/such cannot be read"),
     ],
