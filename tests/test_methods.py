@@ -161,7 +161,9 @@ def test_dropout_goes_on_in_a_fickle_teacher_and_nothing_else():
     assert not torch.equal(fickle(x), fickle(x))
     assert torch.equal(net(x), net(x))
     draws = torch.stack([fickle(x) for _ in range(4000)])
-    assert torch.allclose(draws.mean(dim=0), net(x), atol=5 * float(draws.detach().std()) / 4000**0.5)
+    assert torch.allclose(
+        draws.mean(dim=0), net(x), atol=5 * float(draws.detach().std()) / 4000**0.5
+    )
     assert torch.equal(with_active_dropout(net, 0.0)(x), net(x))
     own = build("FC50-D0.3-FC50-D0.3-FC10", (1, 8, 8)).eval()
     assert [m.p for m in with_active_dropout(own, 0.1) if isinstance(m, Dropout)] == [0.1, 0.1]

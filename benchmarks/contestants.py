@@ -1,0 +1,321 @@
+"""One contestant in a process of its own: python -m benchmarks.contestants NAME SETTING -> JSON.
+
+Every contestant trains the papers' student on the same random images with a frozen teacher, by
+mini-batches of 64, on the noisy teacher's target (KD_Lib: its own), and prints the samples per
+second of training. Nothing is validated, saved or shown; the first steps are not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from noisy_kd.config import Config, compose
+from noisy_kd.data import Cifar10, ImageDataModule, Mnist
+from noisy_kd.data.images import Images, Source
+from noisy_kd.method import LogitNoise, logit_regression
+from noisy_kd.model import complexity
+from noisy_kd.model.network import build
+from noisy_kd.training import assembly, hardware
+from noisy_kd.training.student import Teaching, new_student, train_students
+from noisy_kd.training.teacher import frozen
+
+BATCH = 64
+STACK = 11
+
+
+@dataclass
+class Problem:
+    """What is trained: data, teacher, student's settings."""
+
+    config: Config
+    data: ImageDataModule
+    x: Tensor
+    y: Tensor
+    teacher: nn.Sequential
+    logits: Tensor
+    precision: str
+    steps: int
+
+    def student(self) -> nn.Sequential:
+        return new_student(self.config, self.data)
+
+    @property
+    def noise(self) -> LogitNoise:
+        return LogitNoise(self.config.method["alpha"], self.config.method["sigma"])
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def problem(setting: str, steps: int, precision: str) -> Problem:
+    """Random images of the data set's shape, nets with random weights."""
+    kind = {"mnist": Mnist, "cifar10": Cifar10}[setting]
+    shape = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[setting]
+    config = compose([f"data={setting}", "data.val_size=0", "callbacks=quiet", "logger=csv"])
+    config.precision = {"bf16": "auto", "32": "32"}[precision]
+    count, g = steps * BATCH // kind.views, torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, *shape), generator=g, dtype=torch.uint8)
+    labels = torch.arange(count) % 10
+    few = Images(pixels[:100], labels[:100])
+    source = Source(Images(pixels, labels), few, tuple("0123456789"))
+    data = kind(val_size=0, read=source)
+    data.setup()
+    table = data.training_table()
+    x, y, _ = table[torch.arange(len(table))]
+    teacher = frozen(build(assembly.layers_for(config.teacher.layers, 10), shape, 10))
+    with torch.no_grad():
+        logits = torch.cat([teacher(part) for part in x[:256].split(64)])
+    logits = logits.repeat(-(-len(x) // len(logits)), 1)[: len(x)]
+    return Problem(config, data, x, y, teacher, logits, precision, steps)
+
+
+def timed(steps: Iterator[None], samples: int) -> float:
+    """Samples per second, the first tenth of the steps not counted."""
+    times = [time.perf_counter() for _ in steps]
+    warm = max(1, len(times) // 10)
+    return samples * (len(times) - 1 - warm) / (times[-1] - times[warm])
+
+
+def ours(p: Problem, students: int = 1, fast: bool = True) -> float:
+    """This project's student stage with its own defaults."""
+    seconds = []
+    for epochs in (1, 2):  # the first epoch of the second round is the warm-up
+        configs = [
+            compose(
+                [
+                    *("callbacks=quiet", "logger=csv", "data.val_size=0", f"method.sigma={k / 10}"),
+                    *(f"data={p.data.name}", f"trainer.max_epochs={epochs}"),
+                    *(f"precision={p.config.precision}", f"fast={fast}"),
+                ]
+            )
+            for k in range(students)
+        ]
+        numerics = hardware.choose(p.config.precision, fast, torch.device("cpu"))
+        teaching = Teaching(p.teacher, None, p.logits[:, None], p.logits[:1, None])
+        with tempfile.TemporaryDirectory() as folder:
+            places = [Path(folder) / str(k) for k in range(students)]
+            for place in places:
+                place.mkdir()
+            done = train_students(configs, places, p.data, teaching, numerics)
+        seconds.append(done[0].seconds)
+    return students * len(p.x) / (seconds[1] - seconds[0])
+
+
+def lightning_plain(p: Problem) -> float:
+    """A LightningModule as one writes it: DataLoader, the teacher on every batch, one log."""
+    from lightning import LightningModule, Trainer
+
+    class Plain(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.teacher, self.times = p.student(), p.teacher, []
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            x, _ = batch
+            with torch.no_grad():
+                z = p.noise(self.teacher(x))
+            loss = logit_regression(self.net(x), z)
+            self.log("loss", loss)
+            return loss
+
+        def on_train_batch_end(self, *_: object) -> None:
+            self.times.append(time.perf_counter())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.net.parameters())
+
+    module = Plain()
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        precision={"32": "32-true", "bf16": "bf16-mixed"}[p.precision],  # type: ignore[arg-type]
+    )
+    trainer.fit(module, DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True))
+    warm = max(1, len(module.times) // 10)
+    steps = len(module.times) - 1 - warm
+    return BATCH * steps / (module.times[-1] - module.times[warm])
+
+
+def pytorch_plain(p: Problem) -> float:
+    """A plain loop: DataLoader, the teacher under no_grad on every batch, Adam."""
+    net = p.student()
+    optimizer = torch.optim.Adam(net.parameters())
+
+    def steps() -> Iterator[None]:
+        for x, _ in DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True):
+            with p.autocast():
+                with torch.no_grad():
+                    z = p.noise(p.teacher(x).float())
+                g = net(x)
+            _update(optimizer, logit_regression(g.float(), z))
+            yield
+
+    return timed(steps(), BATCH)
+
+
+def hand_loop(p: Problem) -> float:
+    """Every trick by hand: cached logits, index batches, fused Adam, channels last, bf16."""
+    numerics = hardware.choose(p.precision, True, torch.device("cpu"))
+    net = numerics.arrange_net(p.student())
+    x, z = numerics.arrange(p.x), p.logits
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+
+    def steps() -> Iterator[None]:
+        for rows in torch.randperm(len(x)).split(BATCH):
+            with numerics.autocast():
+                g = net(numerics.arrange(x[rows]))
+            _update(optimizer, logit_regression(g.float(), p.noise(z[rows])))
+            yield
+
+    return timed(steps(), BATCH)
+
+
+def kd_lib(p: Problem) -> float:
+    """KD_Lib's NoisyTeacher as its users call it; its text part is stubbed out of the import."""
+    for name in ("transformers", "torchtext", "torchtext.legacy"):
+        sys.modules.setdefault(name, _Anything(name))
+    from KD_Lib.KD.vision.noisy.noisy_teacher import NoisyTeacher
+
+    net, loader = p.student(), DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True)
+    times: list[float] = []
+    net.register_forward_hook(lambda *_: times.append(time.perf_counter()))
+    optimizers = [torch.optim.Adam(one.parameters()) for one in (p.teacher, net)]
+    few = DataLoader(TensorDataset(p.x[:64], p.y[:64]), 64)
+    with p.autocast():
+        distiller = NoisyTeacher(
+            p.teacher.requires_grad_(), net, loader, few, *optimizers, device="cpu"
+        )
+        distiller.train_student(epochs=1, plot_losses=False, save_model=False)
+    times = times[: p.steps]
+    warm = max(1, len(times) // 10)
+    return BATCH * (len(times) - 1 - warm) / (times[-1] - times[warm])
+
+
+def torchdistill(p: Problem) -> float:
+    """torchdistill's DistillationBox with the squared error on logits (it has no noise)."""
+    from torchdistill.core.distillation import get_distillation_box
+    from torchdistill.losses.registry import register_mid_level_loss
+
+    @register_mid_level_loss
+    class HalfSquaredError(nn.Module):
+        def forward(self, student: dict, teacher: dict, targets: Tensor) -> Tensor:  # type: ignore[type-arg]
+            return logit_regression(student["."]["output"], teacher["."]["output"])
+
+    net = p.student()
+    io = {"forward_proc": "forward_batch_only", "sequential": [], "requires_grad": True}
+    config = {
+        "num_epochs": 1,
+        "train_data_loader": {"dataset_id": "train", "random_sample": True, "kwargs": {}},
+        "val_data_loader": {"dataset_id": "val", "kwargs": {}},
+        "teacher": {**io, "requires_grad": False, "forward_hook": {"input": [], "output": ["."]}},
+        "student": {**io, "forward_hook": {"input": [], "output": ["."]}},
+        "optimizer": {"key": "Adam", "kwargs": {"lr": 0.001}},
+        "criterion": {
+            "key": "WeightedSumLoss",
+            "kwargs": {
+                "sub_terms": {
+                    "ours": {"criterion": {"key": "HalfSquaredError", "kwargs": {}}, "weight": 1.0}
+                },
+                "model_term": {"weight": 0.0},
+            },
+        },
+    }
+    loader = DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True)
+    for part in ("train_data_loader", "val_data_loader"):
+        config[part]["kwargs"] = {"batch_size": BATCH}  # type: ignore[index]
+    sets = {"train": loader.dataset, "val": TensorDataset(p.x[:64], p.y[:64])}
+    box = get_distillation_box(p.teacher, net, sets, config, "cpu", [], False, 1.0)
+
+    def steps() -> Iterator[None]:
+        box.pre_epoch_process(epoch=0)
+        p.teacher.eval()
+        for x, y in box.train_data_loader:
+            with p.autocast():
+                loss = box.forward_process(x, y, None)
+            box.post_forward_process(loss)
+            yield
+
+    return timed(steps(), BATCH)
+
+
+def gemm(p: Problem) -> float:
+    """Multiplications per second of a product of 2048 x 2048 matrices."""
+    a = torch.ones(2048, 2048, dtype=torch.bfloat16 if p.precision == "bf16" else torch.float32)
+    best = float("inf")
+    for _ in range(12):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2048**3 / best
+
+
+CONTESTANTS: dict[str, Callable[[Problem], float]] = {
+    "ours": ours,
+    "ours, fast=false": lambda p: ours(p, fast=False),
+    f"ours, {STACK} students": lambda p: ours(p, STACK),
+    "hand loop": hand_loop,
+    "PyTorch loop": pytorch_plain,
+    "Lightning module": lightning_plain,
+    "KD_Lib": kd_lib,
+    "torchdistill": torchdistill,
+    "GEMM": gemm,
+}
+
+
+class _Anything(types.ModuleType):
+    """A module in which every name is there."""
+
+    __path__: ClassVar[list[str]] = []
+
+    def __getattr__(self, name: str) -> type:
+        return type(name, (), {})
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def main() -> None:
+    """Run one contestant and print what it reached."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=CONTESTANTS)
+    parser.add_argument("setting", choices=["mnist", "cifar10"])
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--allocator", action="store_true", help="the settings of this project")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(options.threads)
+    if options.allocator:
+        hardware.choose("32", True, torch.device("cpu"))
+    p = problem(options.setting, options.steps, options.precision)
+    speed = CONTESTANTS[options.name](p)
+    cost = complexity.multiplications(p.student(), p.data.input_shape)
+    print(json.dumps({"samples_per_second": speed, "multiplications": cost}))
+
+
+if __name__ == "__main__":
+    main()
