@@ -37,9 +37,8 @@ def main() -> None:
                 subprocess.run(command, cwd=folder, capture_output=True, check=True)
                 times[name].append(time.perf_counter() - start)
     for name, values in times.items():
-        print(
-            f"{statistics.median(values):6.2f} s  {name}  ({min(values):.2f} to {max(values):.2f})"
-        )
+        between = f"{min(values):.2f} to {max(values):.2f}"
+        print(f"{statistics.median(values):6.2f} s  {name}  ({between})")
 
 
 def sixty(folder: Path) -> None:
