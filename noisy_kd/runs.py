@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from noisy_kd.config import Config
     from noisy_kd.data import ImageDataModule
+    from noisy_kd.training.student import Teaching
 
 Result = dict[str, Any]
 
@@ -83,6 +84,25 @@ def load_student(directory: str | Path) -> nn.Sequential:
     return net.eval()
 
 
+def load_preprocessing(directory: str | Path) -> nn.Module:
+    """From uint8 images [B, C, H, W] to the input of a run's student.
+
+    Raises:
+        InputError: if the directory does not hold it.
+    """
+    import torch
+
+    from noisy_kd.data import preprocess
+
+    file = Path(directory) / "preprocessing.pt"
+    if not file.exists():
+        raise InputError(f"{directory} holds no finished student: name a run's directory.")
+    content = torch.load(file, weights_only=True, map_location="cpu")
+    kind = getattr(preprocess, content["kind"])
+    made: nn.Module = kind(**content["state"])
+    return made.eval()
+
+
 def load_config(directory: str | Path) -> Config:
     """The settings of a run.
 
@@ -115,10 +135,23 @@ def teacher_test_logits(directory: str | Path, data: ImageDataModule) -> Tensor 
 
     They come from the store; a teacher that is not there any more is trained again.
     """
+    from noisy_kd.training import assembly
+
+    taught = _teaching(directory, data)
+    method = assembly.method(load_config(directory))
+    return None if taught is None else method.clean_target(taught.test_logits)
+
+
+def load_teacher(directory: str | Path, data: ImageDataModule) -> nn.Sequential | None:
+    """The (first) teacher of a run, from the store or trained again; None for a method without."""
+    taught = _teaching(directory, data)
+    return None if taught is None else taught.teacher
+
+
+def _teaching(directory: str | Path, data: ImageDataModule) -> Teaching | None:
     from noisy_kd.training import assembly, hardware, run
 
     config = load_config(directory)
-    numerics = hardware.choose(config.precision, config.fast, assembly.device(config))
     assembly.quiet_libraries()
-    taught = run.teaching(config, data, numerics, Path(directory) / "teacher")
-    return None if taught is None else assembly.method(config).clean_target(taught.test_logits)
+    numerics = hardware.choose(config.precision, config.fast, assembly.device(config))
+    return run.teaching(config, data, numerics, Path(directory) / "teacher")

@@ -76,9 +76,9 @@ class SubtractMean(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, mean_CHW: Tensor) -> None:
+    def __init__(self, mean: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", mean_CHW)
+        self.register_buffer("mean", mean)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return scale(images_BCHW) - self.mean

@@ -69,7 +69,7 @@ def run(
         result |= {"precision": numerics.precision, "device": device_name(numerics.device)}
         result |= {"stack_size": len(configs), "process": os.getpid(), "began": began}
         result |= {"ended": time.time(), "versions": versions()}
-        keep(directory, config, student, result)
+        keep(directory, config, student, data.preprocessing, result)
         found.append(result)
     return found
 
@@ -94,9 +94,16 @@ def ready(
 
 
 @rank_zero_only
-def keep(directory: Path, config: Config, student: Trained, result: Result) -> None:
+def keep(
+    directory: Path, config: Config, student: Trained, preprocessing: nn.Module, result: Result
+) -> None:
     """Write the student and, last, the result; then the checkpoint to go on from is not needed."""
     torch.save(student.net.cpu().state_dict(), directory / "student.pt")
+    kind, state = type(preprocessing).__name__, preprocessing.state_dict()
+    torch.save(
+        {"kind": kind, "state": {name: one.cpu() for name, one in state.items()}},
+        directory / "preprocessing.pt",
+    )
     OmegaConf.save(OmegaConf.structured(config), directory / "config.yaml")
     runs.write_result(directory, result)
     student.checkpoint.unlink(missing_ok=True)
@@ -196,6 +203,7 @@ def describe_run(config: Config, data: ImageDataModule) -> Result:
         "student_layers": notation_of(student),
         "teacher_layers": " + ".join(notation_of(net) for net in teachers),
         "input_shape": list(shape),
+        "classes": list(data.classes),
         "multiplications": cost,
         "teacher_multiplications": teacher_cost,
         "compression": teacher_cost / cost,

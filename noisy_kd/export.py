@@ -1,0 +1,314 @@
+"""python -m noisy_kd.export RUN_DIR --format onnx|torch_export|safetensors: a student to take away.
+
+Writes the student beside its result, checks it against the original on the whole test set, measures
+its size and latency beside the teacher's, and writes a model card. ``--with-preprocessing`` makes
+it take uint8 images; else it takes preprocessed ones. Needs ``pip install 'noisy-kd[export]'``.
+
+Shapes: B images, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisy_kd import runs
+from noisy_kd.card import model_card
+from noisy_kd.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from noisy_kd.data import ImageDataModule
+
+ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
+INT8 = ("dynamic", "static")
+CALIBRATION = 256  # training images that static quantisation looks at
+BATCHES = (1, 64)
+PREDICT = 250  # images at a time
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m noisy_kd.export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run")
+    parser.add_argument("--format", choices=ENDINGS, default="onnx")
+    parser.add_argument("--with-preprocessing", action="store_true", help="takes uint8 images")
+    parser.add_argument("--int8", choices=INT8, help="also a quantised ONNX model, with its error")
+    parser.add_argument("--output", type=Path, help="file to write (RUN_DIR/student.onnx, ...)")
+    options = parser.parse_args()
+    if options.int8 and options.format != "onnx":
+        raise InputError(f"--int8 {options.int8} is made of an ONNX model: take --format onnx.")
+    facts = export(
+        options.run, options.format, options.with_preprocessing, options.int8, options.output
+    )
+    for line in told(facts):
+        print(line)
+
+
+def export(
+    directory: Path,
+    form: str = "onnx",
+    with_preprocessing: bool = False,
+    int8: str | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Write a run's student in another form, check it, measure it, describe it.
+
+    Args:
+        directory: of the finished run.
+        form: a key of :data:`ENDINGS`.
+        with_preprocessing: whether it takes uint8 images.
+        int8: ``dynamic`` or ``static`` for a quantised model as well.
+        output: the file; None for one beside the result.
+
+    Returns:
+        What was measured; it is in the model card too.
+
+    Raises:
+        InputError: without a finished student, or without the packages of the extra.
+    """
+    import torch
+    from torch import nn
+
+    net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
+    result = runs.read_result(directory) or {}
+    model = (nn.Sequential(preprocessing, net) if with_preprocessing else net).eval()
+    file = output or directory / f"student{ENDINGS[form]}"
+    data = runs.load_data(directory)
+    pixels, labels = data.test_images.pixels, data.test_images.labels
+    about = {
+        "layers": result["student_layers"],
+        "classes": result["classes"],
+        "input_shape": result["input_shape"],
+        "preprocessing": type(preprocessing).__name__ if with_preprocessing else "",
+    }
+    x = pixels if with_preprocessing else preprocessing
+    example = pixels[:2] if with_preprocessing else preprocessing(pixels[:2])
+    _write(form, model, example, file, about)
+    facts: dict[str, Any] = {"result": result, "file": str(file), "form": form, "about": about}
+    original = _logits(lambda part: net(preprocessing(part)), pixels)
+
+    def fed(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return run if isinstance(x, torch.Tensor) else lambda part: run(preprocessing(part))
+
+    facts["original_errors"] = int((original.argmax(1) != labels).sum())
+    facts["exported"] = _checked(fed(runner(file)), pixels, labels, original, file)
+    if int8 is not None:
+        small = file.with_name(f"{file.stem}-int8.onnx")
+        calibration = data.images.pixels[data.train_rows[:CALIBRATION]]
+        if not with_preprocessing:
+            calibration = preprocessing(calibration)
+        _quantise(file, small, int8, calibration)
+        facts["int8"] = _checked(fed(runner(small)), pixels, labels, original, small)
+        facts["int8"]["kind"] = int8
+    facts["latency"] = latencies(directory, data, model, example, file if form == "onnx" else None)
+    card = file.with_name(f"{file.stem}.md")
+    card.write_text(model_card(facts))
+    return {**facts, "card": str(card)}
+
+
+def runner(file: Path) -> Callable[[Tensor], Tensor]:
+    """The model in a file as a function from its input to logits, on one thread.
+
+    Raises:
+        InputError: if the file is of none of the forms, or its package is missing.
+    """
+    import torch
+
+    if file.suffix == ".onnx":
+        opened = session(file)
+        name = opened.get_inputs()[0].name
+        return lambda x: torch.from_numpy(opened.run(None, {name: x.numpy()})[0])
+    if file.suffix == ".pt2":
+        return torch.export.load(file).module()
+    if file.suffix == ".safetensors":
+        return load_safetensors(file)
+    raise InputError(f"{file} ends in none of {', '.join(ENDINGS.values())}.")
+
+
+def load_safetensors(file: Path) -> nn.Module:
+    """The module in a file that this command wrote; its notation stands in the file's metadata.
+
+    Raises:
+        InputError: if the file is not one of this command's.
+    """
+    from safetensors import safe_open
+    from torch import nn
+
+    from noisy_kd.data import preprocess
+    from noisy_kd.model.network import build
+
+    with safe_open(file, "pt") as content:
+        about = json.loads((content.metadata() or {}).get("noisy_kd", "{}"))
+        weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    if "layers" not in about:
+        raise InputError(f"{file} was not written by python -m noisy_kd.export.")
+    net: nn.Module = build(about["layers"], tuple(about["input_shape"]))
+    if about["preprocessing"]:
+        own = {name[2:]: one for name, one in weights.items() if name.startswith("0.")}
+        kind = getattr(preprocess, about["preprocessing"])
+        first = {name: one for name, one in own.items() if name in ("mean",)}
+        net = nn.Sequential(kind(**first), net)
+    net.load_state_dict(weights)
+    return net.eval().requires_grad_(False)
+
+
+def latencies(
+    directory: Path, data: ImageDataModule, student: nn.Module, example: Tensor, onnx: Path | None
+) -> dict[str, float]:
+    """Median milliseconds of one pass on one thread: teacher and student, batches of 1 and 64."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    teacher = runs.load_teacher(directory, data)
+    contestants: dict[str, Callable[[Tensor], Any]] = {"student, torch": student}
+    if teacher is not None:
+        contestants["teacher, torch"] = teacher
+    if onnx is not None:
+        contestants["student, ONNX Runtime"] = runner(onnx)
+    found = {}
+    with torch.inference_mode():
+        for batch in BATCHES:
+            image = data.test_images.pixels[:1].expand(batch, -1, -1, -1).contiguous()
+            for name, run in contestants.items():
+                takes_pixels = name.startswith("student") and example.dtype == torch.uint8
+                x = image if takes_pixels else data.preprocessing(image)
+                found[f"{name}, batch {batch}"] = _milliseconds(run, x)
+    torch.set_num_threads(threads)
+    return found
+
+
+def told(facts: dict[str, Any]) -> list[str]:
+    """What was written and measured, line by line."""
+    lines = []
+    for kind in ("exported", "int8"):
+        if kind in facts:
+            one = facts[kind]
+            lines.append(
+                f"{one['file']}: {one['bytes'] / 1e6:.2f} MB, {one['errors']} test errors "
+                f"(original {facts['original_errors']}), largest logit difference "
+                f"{one['largest_difference']:.2g}"
+            )
+    lines += [f"{time:8.3f} ms  {name}" for name, time in facts["latency"].items()]
+    return [*lines, f"model card: {facts['card']}"]
+
+
+def _write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[str, Any]) -> None:
+    import torch
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    batch = {0: torch.export.Dim("batch", min=1)}
+    if form == "safetensors":
+        from safetensors.torch import save_file
+
+        tensors = {name: one.contiguous() for name, one in model.state_dict().items()}
+        save_file(tensors, file, {"noisy_kd": json.dumps(about)})
+    elif form == "torch_export":
+        exported = torch.export.export(model, (example,), dynamic_shapes=(batch,))
+        torch.export.save(exported, file)
+    else:
+        _write_onnx(model, example, file, about, batch)
+
+
+def _write_onnx(
+    model: nn.Module, example: Tensor, file: Path, about: dict[str, Any], batch: dict[int, Any]
+) -> None:
+    import torch
+
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch.onnx needs it
+    except ImportError as error:
+        raise InputError("ONNX needs packages: pip install 'noisy-kd[export]'.") from error
+    torch.onnx.export(
+        model,
+        (example,),
+        str(file),
+        dynamo=True,
+        dynamic_shapes=(batch,),
+        input_names=["images"],
+        output_names=["logits"],
+        external_data=False,
+        verbose=False,
+    )
+    content = onnx.load(str(file))
+    onnx.helper.set_model_props(content, {"noisy_kd": json.dumps(about)})
+    onnx.save(content, str(file))
+
+
+def _quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
+    from onnxruntime import quantization
+
+    if kind == "dynamic":
+        quantization.quantize_dynamic(str(file), str(small))
+        return
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.parts = iter(calibration.split(32))
+
+        def get_next(self) -> dict[str, Any] | None:
+            part = next(self.parts, None)
+            return None if part is None else {"images": part.numpy()}
+
+    quantization.quantize_static(str(file), str(small), Reader())
+
+
+def session(file: Path) -> Any:
+    """ONNX Runtime's session of a file, on one thread.
+
+    Raises:
+        InputError: without the package.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError("ONNX needs packages: pip install 'noisy-kd[export]'.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+
+
+def _logits(run: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    import torch
+
+    with torch.inference_mode():
+        return torch.cat([run(part) for part in pixels.split(PREDICT)])
+
+
+def _checked(
+    run: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor, original: Tensor, file: Path
+) -> dict[str, Any]:
+    logits = _logits(run, pixels)
+    return {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "errors": int((logits.argmax(1) != labels).sum()),
+        "largest_difference": float((logits - original).abs().max()),
+    }
+
+
+def _milliseconds(run: Callable[[Tensor], Any], x: torch.Tensor) -> float:
+    for _ in range(3):
+        run(x)
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 10 or (time.perf_counter() - started < 0.5 and len(times) < 200):
+        before = time.perf_counter()
+        run(x)
+        times.append(1000 * (time.perf_counter() - before))
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,101 @@
+"""python -m noisy_kd.predict RUN_DIR|FILE.onnx image.png ...: classify image files.
+
+A run's own student, or an exported one (.onnx, .pt2 needs RUN_DIR, .safetensors). Images are turned
+grey or RGB and scaled to the student's size where they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisy_kd import runs
+from noisy_kd.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def main() -> None:
+    """Print each file's class and how sure the student is."""
+    parser = argparse.ArgumentParser(prog="python -m noisy_kd.predict", description=__doc__)
+    parser.add_argument("model", type=Path, metavar="RUN_DIR|FILE")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    options = parser.parse_args()
+    run, about = load(options.model)
+    for file in options.images:
+        probabilities = run(read_image(file, about["input_shape"])).softmax(dim=1)[0]
+        best = int(probabilities.argmax())
+        print(f"{file}: {about['classes'][best]} ({float(probabilities[best]):.1%})")
+
+
+def load(model: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """From uint8 images to logits, and what is known of the model: classes, input shape.
+
+    Raises:
+        InputError: if there is no such model, or its file takes preprocessed images only.
+    """
+    if model.is_dir():
+        result = runs.read_result(model) or {}
+        net, preprocessing = runs.load_student(model), runs.load_preprocessing(model)
+        return lambda x: net(preprocessing(x)), result
+    if not model.exists():
+        raise InputError(f"there is no {model}: name a run's directory or an exported file.")
+    from noisy_kd.export import runner
+
+    about = metadata(model)
+    if not about["preprocessing"]:
+        raise InputError(f"{model} takes preprocessed images: export it --with-preprocessing.")
+    return runner(model), about
+
+
+def metadata(file: Path) -> dict[str, Any]:
+    """What the export has written into the file.
+
+    Raises:
+        InputError: if nothing is there.
+    """
+    text = None
+    if file.suffix == ".onnx":
+        from noisy_kd.export import session
+
+        text = session(file).get_modelmeta().custom_metadata_map.get("noisy_kd")
+    elif file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as content:
+            text = (content.metadata() or {}).get("noisy_kd")
+    if text is None:
+        raise InputError(f"{file} says nothing of its classes: name the run's directory instead.")
+    about: dict[str, Any] = json.loads(text)
+    return about
+
+
+def read_image(file: Path, shape: list[int]) -> Tensor:
+    """One image as uint8 [1, C, H, W].
+
+    Raises:
+        InputError: if the file cannot be read as an image.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    channels, height, width = shape
+    try:
+        with Image.open(file) as image:
+            fitted = image.convert("L" if channels == 1 else "RGB")
+    except OSError as error:
+        raise InputError(f"{file} cannot be read as an image ({error}).") from error
+    if fitted.size != (width, height):
+        fitted = fitted.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.array(fitted, dtype=np.uint8).reshape(height, width, channels)
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
