@@ -25,11 +25,16 @@ Result = dict[str, Any]
 
 def read_result(directory: Path) -> Result | None:
     """The run's result, or None if it has none (yet)."""
+    return read_json(directory / "result.json")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """A mapping from a file; None if it is not there or damaged."""
     try:
-        result = json.loads((directory / "result.json").read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
-    return result if isinstance(result, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def write_result(directory: Path, result: Result) -> None:

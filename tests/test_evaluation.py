@@ -60,13 +60,13 @@ def test_the_report_has_a_row_for_the_method_over_its_seeds(finished):
     for directory in finished:
         evaluate(directory, ["clean", "noise"], limit=100)
     found = robustness.evaluated(finished[0].parent)
-    table = robustness.table(found, {})
+    (table,) = robustness.tables(found, {})
     (line,) = [dict(zip(table.heads, row, strict=True)) for row in table.rows]
     assert line["method"] == "noisy_teacher (alpha 0.5, sigma 0.5)"
     assert line["n"] == "2"
     errors = [100 * one["evaluation"]["clean"]["error"] for one in found]
     assert line["error %"].startswith(f"{sum(errors) / 2:.3g}")
-    assert robustness.table(found, {"data": ["mnist"]}).rows == []
+    assert robustness.tables(found, {"data": ["mnist"]}) == []
 
 
 def test_a_classifier_takes_pixels_in_0_to_1(finished):

@@ -180,7 +180,8 @@ def test_spread_of_one_value_has_no_deviation():
     assert spread({1: 2.0}).deviation is None
     assert paired({1: 2.0}, {1: 1.5}).p is None
     assert paired({1: 2.0}, {2: 1.5}) is None
-    assert paired({1: 1.0, 2: 2.0}, {1: 1.0, 2: 2.0}).p == 1.0
+    alike = paired({1: 1.0, 2: 2.0}, {1: 0.7, 2: 1.7})  # no spread to judge by
+    assert (alike.mean, alike.p, alike.low) == (pytest.approx(0.3), None, None)
 
 
 @pytest.fixture
@@ -290,3 +291,107 @@ def test_it_starts_without_torch_and_hydra(folder):
         text=True,
     )
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def noisy(error, *overrides, data="cifar10"):
+    return result(error, f"data={data}", "seed=0", *overrides)
+
+
+def test_two_sweeps_that_share_a_folder_do_not_mix():
+    """Table 3 varies sigma at alpha 0.5, table 4 alpha at sigma 0.6: both from one folder."""
+    three = {s: noisy(0.2 + s / 100, f"method.sigma={s}") for s in (0, 0.3, 0.6)}
+    four = {a: noisy(0.3 + a / 100, "method.sigma=0.6", f"method.alpha={a}") for a in (0, 0.1)}
+    both = [four[0], four[0.1], *three.values()]
+    (table,) = report(sweeps.read("table3"), both)
+    assert row(table, "0.6")["error %"] == "20.60"
+    assert row(table, "0.1")["error %"] == "missing"
+    (table,) = report(sweeps.read("table4"), both)
+    assert row(table, "0.1")["error %"] == "30.10"
+    assert row(table, "0.5")["error %"] == "20.60"
+    assert row(table, "0")["improvement"] == "baseline"
+    (table,) = report(sweeps.read("figure2"), both)
+    rows = {(line[0], line[1]): line[2] for line in table.rows}
+    assert rows["noisy_teacher", "0.6"] == "20.60"
+    assert rows["noisy_student", "0.6"] == "missing"
+
+
+def test_a_method_stands_with_its_defaults_among_others():
+    found = [
+        noisy(0.010, "method=logit_regression", data="mnist"),
+        noisy(0.008, "method=noisy_teacher", data="mnist"),
+        noisy(0.055, "method=hinton", "method.temperature=1", data="mnist"),
+        noisy(0.009, "method=hinton", data="mnist"),
+        noisy(0.050, "method.sigma=0.1", data="mnist"),
+        noisy(0.020, "method=supervised", data="mnist"),
+        noisy(0.030, "method=two_teachers", data="mnist"),
+    ]
+    (table,) = report(sweeps.read("methods"), found)
+    shown = {line[0]: line[1] for line in table.rows}
+    assert shown["noisy_teacher"] == "0.80"
+    assert shown["hinton"] == "0.90"
+    assert shown["supervised"] == "2.00"
+    assert shown["two_teachers"] == "3.00"
+    chosen = settings(["method=hinton", "method.temperature=1", "data=mnist"])
+    (table,) = report(sweeps.read("methods"), found, chosen)
+    assert row(table, "hinton")["error %"] == "5.50"
+    (table,) = report(sweeps.read("methods"), found[5:6])
+    assert row(table, "supervised")["error %"] == "2.00"
+
+
+def test_a_baseline_has_the_same_teacher():
+    found = [
+        noisy(0.05, "method=logit_regression", "model@teacher=alexnet_mod"),
+        noisy(0.01, "method=logit_regression"),
+        noisy(0.02, "method=random_sigma"),
+    ]
+    (table,) = [t for t in report(sweeps.read("random_sigma"), found) if "1.00" in str(t.rows)]
+    assert row(table, "random_sigma")["improvement"] == "-100.0 %"
+
+
+def test_the_papers_numbers_stand_beside_their_own_data_and_networks_alone():
+    for overrides, data in (
+        (("model@student=shallow1",), "cifar10"),
+        (("model@teacher=alexnet_mod",), "cifar10"),
+        ((), "digits"),
+    ):
+        found = [noisy(0.2, *overrides, f"method.sigma={s}", data=data) for s in (0, 0.5)]
+        (table,) = report(sweeps.read("table3"), found, {"data": [data]})
+        assert "paper %" not in table.heads
+        assert row(table, "0.5")["error %"] == "20.00"
+
+
+def test_an_equal_error_is_not_a_baseline():
+    found = [noisy(0.2, "method=logit_regression", f"student.dropout={p}") for p in (0, 0.1)]
+    (table,) = report(sweeps.read("table5"), found)
+    assert row(table, "0")["improvement"] == "baseline"
+    assert row(table, "0.1")["improvement"] == "+0.0 %"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "fast=false",
+        "deterministic=false",
+        "data.subset=null",
+        "'student.layers=\"FC800-FC800-FC10\"'",
+        "student.layers=FC800-FC800-FC10",
+        "method.alpha=0.15",
+        "trainer=cpu",
+    ],
+)
+def test_settings_are_compared_by_what_they_mean(word):
+    word = word.strip("'")
+    taken = [word] if word not in ("trainer=cpu",) else []
+    found = [noisy(0.2, *taken, f"method.sigma={s}", data="mnist") for s in (0, 0.5)]
+    (table,) = report(sweeps.read("table1"), found, settings([word]))
+    assert row(table, "0.5")["error %"] == "20.00"
+
+
+def test_a_sweeps_own_runs_are_shown_whatever_they_are():
+    found = [
+        noisy(0.2, f"method.sigma={s}", "method.alpha=0.33", "trainer.max_epochs=2", data="digits")
+        for s in (0, 0.123)
+    ]
+    (table,) = report(sweeps.read("table1"), found, own=True)
+    assert [line[0] for line in table.rows] == ["0", "0.123"]
+    assert [line[1] for line in table.rows] == ["20.00", "20.00"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from noisy_kd import runs
 from noisy_kd.errors import InputError, run_command
+from noisy_kd.model import notation
 from noisy_kd.report import cells, robustness, sweeps, tables
 from noisy_kd.report.cells import Block
 from noisy_kd.report.sweeps import Sweep, Value
@@ -34,13 +35,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--format", choices=["text", *FORMATS], default="text")
     parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     names = [word for word in options.what if "=" not in word and word != "robustness"]
     chosen = settings([word for word in options.what if "=" in word])
     asked = [sweeps.read(name) for name in names]
     found = read(options.results)
     if "robustness" in options.what:
-        tables_of = [robustness.table(robustness.evaluated(options.results), chosen)]
+        tables_of = robustness.tables(robustness.evaluated(options.results), chosen)
+        if not tables_of:
+            raise InputError("no run was evaluated: python -m noisy_kd.evaluation RUN_DIR ...")
     elif not names:
         tables_of = [overview(found, options.results)]
     else:
@@ -68,13 +71,23 @@ def read(folder: Path) -> list[Result]:
 def settings(words: Sequence[str]) -> dict[str, list[Value]]:
     """KEY=VALUE words as lists of values; Hydra's own keys are left out."""
     pairs = [word.partition("=") for word in words if not word.startswith("hydra")]
-    return {key.lstrip("+"): sweeps.split(values) for key, _, values in pairs}
+    found = {key.lstrip("+"): sweeps.split(values) for key, _, values in pairs}
+    for key in ("student.layers", "teacher.layers"):
+        if key in found:
+            layers = [notation.notation(notation.parse(str(one))) for one in found[key]]
+            found[key] = list(layers)
+    return found
 
 
-def report(sweep: Sweep, found: Sequence[Result], chosen: Mapping[str, list[Value]]) -> list[Table]:
-    """The tables of a sweep: one for each set of other settings."""
+def report(
+    sweep: Sweep,
+    found: Sequence[Result],
+    chosen: Mapping[str, list[Value]] | None = None,
+    own: bool = False,
+) -> list[Table]:
+    """The tables of a sweep: one for each set of other settings; see :func:`cells.blocks`."""
     made = []
-    for block in cells.blocks(sweep, found, chosen):
+    for block in cells.blocks(sweep, found, chosen, own):
         made.append(tables.table(sweep, block))
         best = tables.best_table(sweep, block)
         made += [best] if best else []
@@ -101,6 +114,9 @@ def _plot(
     if len(asked) != 1:
         raise InputError("--plot draws one sweep: name one.")
     blocks: list[Block] = cells.blocks(asked[0], found, chosen)
+    if len(blocks) > 1:
+        told = "; ".join(", ".join(f"{k}={v}" for k, v in b.settings.items()) for b in blocks)
+        raise InputError(f"--plot: choose one of several sets of runs by KEY=VALUE: {told}.")
     draw(asked[0], blocks[0], file)
     print(f"drawn: {file}")
 

@@ -1,7 +1,8 @@
 """The runs of a sweep, found among all results by what they are, and put into its cells.
 
 A run belongs to a sweep by its settings, not by its name or by who started it: so cells that two
-sweeps share are trained once and stand in both tables.
+sweeps share are trained once and stand in both tables. A *plain* run is logit regression: the
+method of that name, or the zero-noise end of another one, whose numbers are the same.
 """
 
 from __future__ import annotations
@@ -11,17 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from noisy_kd.report.sweeps import Sweep, Value, canonical, noise_of
+from noisy_kd.report.sweeps import Sweep, Value, canonical, defaults_of
 from noisy_kd.runs import Result
 
-NOISE = ("method.alpha", "method.sigma", "method.temperature", "method.rate")
+NOISE = ("method.alpha", "method.sigma")
 ZERO = ("student.dropout", "optimizer.weight_decay")
-READINGS = {  # of the paper: the first, unless the sweep varies them
-    "method.alpha_selects": "samples",
-    "method.selection": "bernoulli",
-    "method.noise_per": "sample",
-    "method.resample": "step",
-}
+WITHOUT_TEACHER = "supervised"
+SEVERAL_TEACHERS = "two_teachers"
 NOWHERE = object()
 
 
@@ -54,16 +51,23 @@ class Block:
     Args:
         settings: those in which it differs from other blocks.
         cells: in the order of the grid; a cell without runs is missing.
-        baseline: logit regression with the same settings, by the axes that matter to it.
+        baselines: logit regression with the same settings, by the axes that matter to it.
+        is_papers: whether data, networks and noise are those of the paper's numbers.
     """
 
     settings: dict[str, Value]
     cells: list[Cell]
-    baseline: dict[tuple[Value, ...], Cell]
+    baselines: dict[tuple[Value, ...], Cell]
+    is_papers: bool = True
 
     def baseline_of(self, cell: Cell) -> Cell | None:
         """Logit regression beside this cell."""
-        return self.baseline.get(_baseline_key(cell.key))
+        return self.baselines.get(_shared_axes(cell.key))
+
+    def is_baseline(self, cell: Cell) -> bool:
+        """Whether the cell is its own baseline."""
+        baseline = self.baseline_of(cell)
+        return baseline is not None and cell.runs == baseline.runs
 
     @property
     def seeds(self) -> list[int]:
@@ -72,66 +76,43 @@ class Block:
 
 
 def blocks(
-    sweep: Sweep, results: Iterable[Result], chosen: Mapping[str, list[Value]] | None = None
+    sweep: Sweep,
+    results: Iterable[Result],
+    chosen: Mapping[str, list[Value]] | None = None,
+    own: bool = False,
 ) -> list[Block]:
     """The sweep's cells, one block for each set of other settings; one without runs if none fits.
 
     Args:
         sweep: whose.
         results: any results.
-        chosen: further settings that the runs must have, as the sweep's command line gave them.
+        chosen: settings that the runs must have, as the sweep's command line gave them.
+        own: the results are those of this sweep's own jobs: whatever they are belongs to it.
     """
-    chosen = {"data": [sweep.dataset], **(chosen or {})}
-    methods = chosen.get("method", sweep.methods)
-    wanted = sweep.axes | chosen
-    axes = {
-        key: values
-        for key, values in wanted.items()
-        if key != "seed" and (len(values) > 1 or len(sweep.axes.get(key, [])) > 1)
-    }
-    defaults = READINGS | noise_of(str(chosen["data"][0]))
-    wanted = {key: [one] for key, one in defaults.items()} | wanted
-    runs = [run for run in results if "settings" in run and _fits(run, wanted, axes)]
-    protocols: dict[str, list[Result]] = {}
-    for run in runs:
-        if _method(run) in methods and (not _is_alone(run) or methods == ("supervised",)):
-            protocols.setdefault(json.dumps(protocol(run, axes)), []).append(run)
-    if not protocols:
-        return [Block({}, _cells(axes, []), {})]
-    shared = [dict(json.loads(text)) for text in protocols]
+    chosen = dict(chosen or {})
+    if not own:
+        chosen.setdefault("data", [sweep.dataset])
+    runs = [run for run in results if "settings" in run and _has(run, chosen)]
+    methods = chosen.get("method") or list(sweep.methods)
+    axes = _axes(sweep, chosen, runs if own else [])
+    plain = [run for run in runs if run["method"] == "logit_regression"]
+    noisy = [run for run in runs if run not in plain and method_of(run) in methods]
+    if own:
+        noisy = [run for run in runs if run not in plain]
+    cores = _cores(noisy, axes) or _cores(plain, axes)
+    if not cores:
+        return [Block({}, _grid(axes), {}, _is_papers(sweep, chosen, None))]
     found = []
-    for settings, members in zip(shared, protocols.values(), strict=True):
-        differs = {
-            key: value
-            for key, value in settings.items()
-            if any(other.get(key, NOWHERE) != value for other in shared)
-        }
-        alone = [run for run in runs if _is_alone(run) and _method(run) in methods]
-        members += _beside(settings, alone, axes, ("method.", "teacher."))
-        plain = [run for run in runs if run["method"] == "logit_regression"]
-        plain = _beside(settings, plain, axes, ("method.",))
-        found.append(Block(differs, _cells(axes, members), _baselines(axes, plain)))
+    for core in cores:
+        beside = [run for run in plain if _belongs(run, core, axes)]
+        members = [run for run in noisy if _belongs(run, core, axes)]
+        for variant in _variants(sweep, members, axes, chosen):
+            settings = {key: one for key, one in core.items() if _differs(key, one, cores)}
+            settings |= variant.settings
+            cells = _filled(_grid(axes), variant.runs, beside, methods, axes)
+            papers = _is_papers(sweep, chosen, (variant.runs or beside)[0])
+            found.append(Block(settings, cells, _baselines(axes, beside), papers))
     return found
-
-
-def _is_alone(run: Result) -> bool:
-    """Whether the run has no teacher, so that no teacher's settings tell it from others."""
-    return _method(run) == "supervised"
-
-
-def _beside(
-    settings: Mapping[str, Any],
-    runs: list[Result],
-    axes: Mapping[str, Any],
-    apart: tuple[str, ...],
-) -> list[Result]:
-    """Those runs that share these settings but for the groups ``apart``."""
-    own = {key: value for key, value in settings.items() if not key.startswith(apart)}
-    return [
-        run
-        for run in runs
-        if {k: v for k, v in protocol(run, axes) if not k.startswith(apart)} == own
-    ]
 
 
 def value(run: Result, key: str) -> Any:
@@ -141,27 +122,202 @@ def value(run: Result, key: str) -> Any:
     if key in named:
         return canonical(run[named[key]])
     if key == "method":
-        return _method(run)
+        return method_of(run)
     flat = _flat(run["settings"])
     flat["trainer.max_epochs"] = flat.get("max_epochs", NOWHERE)
     found = flat.get(key, NOWHERE)
     return found if found is NOWHERE else canonical(found)
 
 
-def _fits(run: Result, wanted: Mapping[str, list[Value]], axes: Mapping[str, Any]) -> bool:
-    for key, values in wanted.items():
+def method_of(run: Result) -> str:
+    """The configured method's name."""
+    return str(run["settings"]["method"]["_target_"]).rpartition(".")[2]
+
+
+def protocol(run: Result, axes: Iterable[str] = ()) -> dict[str, Any]:
+    """All settings but the axes and the seed, flat."""
+    hidden = {"seed", *axes}
+    hidden |= {"student.layers"} if "model@student" in axes else set()
+    hidden |= {"teacher.layers"} if {"model@teacher", "method.teachers"} & set(axes) else set()
+    hidden |= {"max_epochs"} if "trainer.max_epochs" in axes else set()
+    flat = _flat(run["settings"])
+    return {key: canonical(one) for key, one in sorted(flat.items()) if key not in hidden}
+
+
+@dataclass
+class _Variant:
+    """Runs of a block that agree in every setting of their methods, and what tells them apart."""
+
+    settings: dict[str, Value]
+    runs: list[Result]
+
+
+def _has(run: Result, chosen: Mapping[str, list[Value]]) -> bool:
+    """Whether the run has the chosen settings; plain runs need not have a method's."""
+    for key, values in chosen.items():
         found = value(run, key)
         plain = run["method"] == "logit_regression" and key.startswith("method")
-        other_noise = key == "method.sigma" and value(run, "method.alpha") is NOWHERE
-        if plain or other_noise or key in axes:
-            continue
-        if found is not NOWHERE and found not in values:
+        if not plain and found is not NOWHERE and found not in values:
             return False
     return True
 
 
-def _method(run: Result) -> str:
-    return str(run["settings"]["method"]["_target_"]).rpartition(".")[2]
+def _axes(
+    sweep: Sweep, chosen: Mapping[str, list[Value]], own: list[Result]
+) -> dict[str, list[Value]]:
+    grid = {key: values for key, values in sweep.axes.items() if len(values) > 1}
+    grid |= {key: values for key, values in chosen.items() if len(values) > 1 or key in grid}
+    grid.pop("seed", None)
+    for key in grid if own else ():
+        met = {value(run, key) for run in own} - {NOWHERE}
+        grid[key] = [one for one in grid[key] if one in met]
+        grid[key] += sorted(met - set(grid[key]), key=str)
+    return grid
+
+
+def _core(run: Result, axes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings beside the method."""
+    return {k: v for k, v in protocol(run, axes).items() if not k.startswith("method.")}
+
+
+def _cores(runs: list[Result], axes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The distinct settings beside the method; those of runs with one teacher, if there are any."""
+    usual = [r for r in runs if method_of(r) not in (WITHOUT_TEACHER, SEVERAL_TEACHERS)]
+    found = {json.dumps(_core(run, axes)): _core(run, axes) for run in usual or runs}
+    return list(found.values())
+
+
+def _belongs(run: Result, core: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
+    """Whether the run shares the settings; one without or with several teachers, the others."""
+    own = _core(run, axes)
+    if method_of(run) == WITHOUT_TEACHER:
+        return _without(own, "teacher.") == _without(core, "teacher.")
+    teachers = own.get("teacher.layers")
+    if method_of(run) == SEVERAL_TEACHERS and isinstance(teachers, str) and "+" in teachers:
+        first = teachers.partition("+")[0]
+        same = core.get("teacher.layers", first) in (first, teachers)
+        return same and _without(own, "teacher.layers") == _without(core, "teacher.layers")
+    return own == core
+
+
+def _without(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key: one for key, one in settings.items() if not key.startswith(prefix)}
+
+
+def _variants(
+    sweep: Sweep,
+    members: list[Result],
+    axes: Mapping[str, Any],
+    chosen: Mapping[str, list[Value]],
+) -> list[_Variant]:
+    """The members as one set, if each method occurs with one set of keys or with its defaults."""
+    by_method: dict[str, dict[str, list[Result]]] = {}
+    for run in members:
+        keys = _method_keys(run, axes)
+        by_method.setdefault(method_of(run), {}).setdefault(json.dumps(keys), []).append(run)
+    kept: list[Result] = []
+    apart: list[_Variant] = []
+    for name, variants in by_method.items():
+        usual = _defaults(sweep, name, axes, chosen)
+        match = [
+            runs
+            for text, runs in variants.items()
+            if all(usual.get(key, one) == one for key, one in json.loads(text).items())
+        ]
+        if len(variants) == 1 or match:
+            kept += (match or list(variants.values()))[0]
+        else:
+            all_keys = [json.loads(text) for text in variants]
+            for keys, runs in zip(all_keys, variants.values(), strict=True):
+                told = {key: one for key, one in keys.items() if _differs(key, one, all_keys)}
+                apart.append(_Variant(told, runs))
+    return ([_Variant({}, kept)] if kept or not apart else []) + apart
+
+
+def _method_keys(run: Result, axes: Mapping[str, Any]) -> dict[str, Any]:
+    flat = protocol(run, axes)
+    return {k: v for k, v in flat.items() if k.startswith("method.") and k != "method._target_"}
+
+
+def _defaults(
+    sweep: Sweep, method: str, axes: Mapping[str, Any], chosen: Mapping[str, list[Value]]
+) -> dict[str, Value]:
+    """What the sweep's file, its data set's and the method's say, unless it was chosen."""
+    dataset = str(chosen.get("data", [sweep.dataset])[0])
+    usual = defaults_of(method, dataset)
+    usual |= {key: one[0] for key, one in (sweep.axes | dict(chosen)).items() if len(one) == 1}
+    return {key: one for key, one in usual.items() if key not in axes}
+
+
+def _differs(key: str, one: Any, others: list[dict[str, Any]]) -> bool:
+    return any(other.get(key, NOWHERE) != one for other in others)
+
+
+def _grid(axes: Mapping[str, list[Value]]) -> list[Cell]:
+    keys: list[dict[str, Value]] = [{}]
+    for axis, values in axes.items():
+        keys = [{**key, axis: one} for key in keys for one in values]
+    return [Cell(key) for key in keys]
+
+
+def _filled(
+    cells: list[Cell],
+    members: list[Result],
+    plain: list[Result],
+    methods: list[Value],
+    axes: Mapping[str, Any],
+) -> list[Cell]:
+    for cell in cells:
+        only = methods[0] if len(methods) == 1 else ""
+        is_plain = _is_plain(cell.key, str(cell.key.get("method", only)))
+        for run in plain if is_plain else members:
+            apart = {"method", *NOISE} if is_plain else set()
+            if all(value(run, axis) == one for axis, one in cell.key.items() if axis not in apart):
+                cell.runs.setdefault(run["settings"]["seed"], run)
+    return cells
+
+
+def _is_plain(key: Mapping[str, Value], method: str) -> bool:
+    """Whether a cell is logit regression."""
+    if any(key.get(axis) == 0.0 for axis in NOISE) or method == "logit_regression":
+        return True
+    return "method.teachers" in key and "+" not in str(key["method.teachers"])
+
+
+def _baselines(axes: Mapping[str, Any], plain: list[Result]) -> dict[tuple[Value, ...], Cell]:
+    found: dict[tuple[Value, ...], Cell] = {}
+    teachers = axes.get("method.teachers", [None])[0]  # of several, the first is the baseline's
+    for run in plain:
+        key = {axis: value(run, axis) for axis in axes}
+        if any(key.get(axis, 0.0) != 0.0 for axis in ZERO):
+            continue
+        if teachers is None or key["method.teachers"] == teachers:
+            cell = found.setdefault(_shared_axes(key), Cell(key))
+            cell.runs.setdefault(run["settings"]["seed"], run)
+    return found
+
+
+def _shared_axes(key: Mapping[str, Value]) -> tuple[Value, ...]:
+    """The axes that a baseline shares with its cells: all but noise, regularisers, method."""
+    return tuple(
+        one for axis, one in key.items() if not axis.startswith("method") and axis not in ZERO
+    )
+
+
+def _is_papers(sweep: Sweep, chosen: Mapping[str, list[Value]], run: Result | None) -> bool:
+    """Whether the paper's numbers may stand beside: its data and networks, its noise."""
+    if any(key.startswith("method.") and key not in sweep.axes for key in chosen):
+        return False
+    if run is None:
+        return chosen.get("data", [sweep.dataset]) == [sweep.dataset]
+    usual = defaults_of("", sweep.dataset)
+    student = "model@student" in sweep.axes or run["student"] == usual["model@student"]
+    taught = {"model@teacher", "method.teachers", "method"} & set(sweep.axes)
+    teacher = bool(taught) or run["teacher"] == usual["model@teacher"]
+    noise = usual.get("method.alpha") if "method.alpha" not in sweep.axes else None
+    alpha = value(run, "method.alpha")
+    same_noise = noise is None or alpha in (NOWHERE, noise) or run["method"] == "logit_regression"
+    return run["dataset"] == sweep.dataset and student and teacher and same_noise
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -172,49 +328,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = inner
     return flat
-
-
-def protocol(run: Result, axes: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """All settings but the axes and the seed, in order."""
-    hidden = {"seed", "method._target_", *axes}
-    hidden |= {"student.layers"} if "model@student" in axes else set()
-    several = {"model@teacher", "method.teachers", "method"}  # or other teachers
-    hidden |= {"teacher.layers"} if several & set(axes) else set()
-    if "trainer.max_epochs" in axes:
-        hidden.add("max_epochs")
-    flat = _flat(run["settings"])
-    if "method" in axes:  # each has keys of its own
-        hidden |= {key for key in flat if key.startswith("method.")}
-    return sorted((key, canonical(one)) for key, one in flat.items() if key not in hidden)
-
-
-def _cells(axes: Mapping[str, list[Value]], members: list[Result]) -> list[Cell]:
-    grid: list[dict[str, Value]] = [{}]
-    for key, values in axes.items():
-        grid = [{**cell, key: one} for cell in grid for one in values]
-    cells = {tuple(key.values()): Cell(key) for key in grid}
-    for run in members:
-        found = {key: value(run, key) for key in axes}
-        if all(one in axes[key] for key, one in found.items()):
-            cells[tuple(found.values())].runs.setdefault(run["settings"]["seed"], run)
-    return list(cells.values())
-
-
-def _baselines(axes: Mapping[str, Any], plain: list[Result]) -> dict[tuple[Value, ...], Cell]:
-    found: dict[tuple[Value, ...], Cell] = {}
-    for run in plain:
-        key = {axis: value(run, axis) for axis in axes}
-        teachers = axes.get("method.teachers", [None])  # of several, the first is the baseline's
-        if any(key.get(axis, 0.0) != 0.0 for axis in ZERO):
-            continue
-        if key.get("method.teachers", teachers[0]) != teachers[0]:
-            continue
-        where = _baseline_key(key)
-        found.setdefault(where, Cell(key)).runs.setdefault(run["settings"]["seed"], run)
-    return found
-
-
-def _baseline_key(key: Mapping[str, Value]) -> tuple[Value, ...]:
-    """The axes that a baseline shares with its cells: all but noise, regularisers, method."""
-    apart = {"method", "method.teachers", *NOISE, *ZERO}
-    return tuple(one for axis, one in key.items() if axis not in apart)

@@ -66,7 +66,7 @@ def _curves(plot: Axes, sweep: Sweep, block: Block, axis: str) -> None:
         known = [(x, number) for x, number in paper if number is not None]
         if len(known) > 1:
             plot.plot(*zip(*known, strict=True), "--", color=PAPER, label=f"paper {label}")
-    for cell in block.baseline.values():
+    for cell in block.baselines.values():
         clean = spread(cell.errors())
         if clean is not None:
             plot.axhline(clean.mean, color=BASELINE, linewidth=1, label="logit regression")

@@ -27,46 +27,53 @@ def evaluated(folder: Path) -> list[Result]:
     """Every finished run below a folder that has an ``evaluation.json``, which it then holds."""
     found = []
     for directory, result in runs.results(folder):
-        try:
-            evaluation = json.loads((directory / "evaluation.json").read_text())
-        except (OSError, ValueError):
-            continue
-        if "settings" in result:
+        evaluation = runs.read_json(directory / "evaluation.json")
+        if evaluation and "settings" in result:
             found.append({**result, "evaluation": evaluation})
     return found
 
 
-def table(found: list[Result], chosen: Mapping[str, list[Value]]) -> Table:
-    """One row for each combination of settings that was evaluated."""
+def tables(found: list[Result], chosen: Mapping[str, list[Value]]) -> list[Table]:
+    """One table for grey and one for coloured images: a row for each set of settings."""
+    runs = [
+        run
+        for run in found
+        if run["status"] == "done"
+        and all(cells.value(run, key) in (*values, cells.NOWHERE) for key, values in chosen.items())
+    ]
+    kinds = {run["input_shape"][0] == 1: [] for run in runs}  # type: dict[bool, list[Result]]
+    for run in runs:
+        kinds[run["input_shape"][0] == 1].append(run)
+    return [_table(members, grey) for grey, members in sorted(kinds.items(), reverse=True)]
+
+
+def _table(found: list[Result], grey: bool) -> Table:
     groups: dict[str, list[Result]] = {}
     for run in found:
-        if all(cells.value(run, key) in (*values, cells.NOWHERE) for key, values in chosen.items()):
-            protocol = [run["method"], *cells.protocol(run, {})]
-            groups.setdefault(json.dumps(protocol), []).append(run)
-    protocols = [dict(json.loads(key)[1:]) for key in groups]
-    heads: list[str] = []
-    rows = []
+        kind = [cells.protocol(run), run["method"], run["evaluation"]["images"]]
+        groups.setdefault(json.dumps(kind), []).append(run)
+    protocols = [json.loads(key)[0] for key in groups]
+    heads, rows = [], []
     for own, members in zip(protocols, groups.values(), strict=True):
-        measured = dict(_columns(members))
-        heads = heads or ["data", "student", "method", "n", *measured]
-        first = members[0]
-        rows.append([first["dataset"], first["student"], _label(first, own, protocols)])
-        rows[-1] += [str(len(members)), *measured.values()]
-    return Table("Robustness and calibration", heads, sorted(rows), [NOTE] if rows else [])
+        first, measured = members[0], dict(_columns(members, grey))
+        heads = ["data", "images", "student", "method", "n", *measured]
+        row = [first["dataset"], str(first["evaluation"]["images"]), first["student"]]
+        rows.append([*row, _label(first, own, protocols), str(len(members)), *measured.values()])
+    return Table("Robustness and calibration", heads, sorted(rows), [NOTE])
 
 
 def _label(run: Result, own: Mapping[str, Any], protocols: list[dict[str, Any]]) -> str:
     """The method, its noise, and whatever differs between runs of the same method."""
-    same = [p for p in protocols if p.get("method._target_") == own.get("method._target_")]
+    target = "method._target_"
+    same = [p for p in protocols if p[target] == own[target]]
     shown = {key for key in own if any(p.get(key) != own[key] for p in same)}
     shown |= {"method.alpha", "method.sigma"} & set(own)
     words = [f"{key.removeprefix('method.')} {text(own[key])}" for key in sorted(shown)]
     return " ".join([run["method"], *([f"({', '.join(words)})"] if words else [])])
 
 
-def _columns(members: list[Result]) -> Iterator[tuple[str, str]]:
+def _columns(members: list[Result], grey: bool) -> Iterator[tuple[str, str]]:
     evaluations = [(run["seed"], run["evaluation"]) for run in members]
-    grey = bool(members[0]["input_shape"][0] == 1)
     noise, epsilon = STRENGTH[grey]
     wanted = {
         "error %": ("clean", "error", 100),

@@ -57,7 +57,7 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Paired
     from scipy.special import stdtr, stdtrit
 
     error = stdev(differences) / math.sqrt(n)
+    if error <= 1e-9 * max(1.0, abs(mean)):  # equal but for rounding: no spread to judge by
+        return Paired(mean, None, None, None, n)
     half = error * float(stdtrit(n - 1, 0.975))
-    if error == 0:
-        return Paired(mean, mean, mean, 1.0 if mean == 0 else 0.0, n)
     return Paired(mean, mean - half, mean + half, 2 * float(stdtr(n - 1, -abs(mean) / error)), n)

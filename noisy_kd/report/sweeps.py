@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +67,34 @@ def read(name: str) -> Sweep:
     return Sweep(name, title, axes, chosen["data"], methods, paper)
 
 
-def noise_of(dataset: str) -> dict[str, Value]:
-    """The alpha and sigma that a data set's file gives as defaults."""
-    file = SWEEPS.parent / "conf" / "data" / f"{dataset}.yaml"
-    recipe = yaml.load(file.read_text(), Loader)["recipe"] if file.exists() else {}
-    return {f"method.{key}": canonical(recipe[key]) for key in ("alpha", "sigma") if key in recipe}
+@cache
+def defaults_of(method: str, dataset: str) -> dict[str, Value]:
+    """What the files of a method and a data set give: the method's keys, and the networks."""
+    conf = SWEEPS.parent / "conf"
+    found: dict[str, Any] = {}
+    data = conf / "data" / f"{dataset}.yaml"
+    content = yaml.load(data.read_text(), Loader) if data.exists() else {"defaults": []}
+    for entry in content["defaults"]:
+        key, name = next(iter(entry.items()))
+        found[f"model@{key.rpartition('.')[2]}"] = name
+    recipe = content.get("recipe", {})
+    found |= {f"method.{key}": recipe[key] for key in ("alpha", "sigma") if key in recipe}
+    file = conf / "method" / f"{method}.yaml"
+    for key, one in (yaml.load(file.read_text(), Loader) if file.exists() else {}).items():
+        if isinstance(one, str) and one.startswith("${recipe."):
+            one = recipe.get(one[len("${recipe.") : -1])
+        if not isinstance(one, list):
+            found[f"method.{key}"] = one
+    return {key: canonical(one) for key, one in found.items()}
 
 
 def split(values: str) -> list[Value]:
-    """The values of a sweep's list, ``0,0.5`` or ``[nin],[nin,alexnet_mod]``."""
+    """The values of a sweep's list, ``0,0.5`` or ``[nin],[nin,alexnet_mod]``; quotes taken off."""
     found, depth, word = [], 0, ""
     for letter in values + ",":
-        depth += (letter == "[") - (letter == "]")
+        depth += (letter in "[(") - (letter in "])")
         if letter == "," and depth == 0:
-            found.append(canonical(word.strip()))
+            found.append(canonical(word.strip().strip("'\"")))
             word = ""
         else:
             word += letter
@@ -87,11 +102,17 @@ def split(values: str) -> list[Value]:
 
 
 def canonical(value: Any) -> Value:
-    """Numbers as floats, lists of names joined by +, everything else as text."""
+    """A value in one form, whether from a result or from a command line.
+
+    Numbers are floats, lists are joined by +, truth values and null are as in YAML.
+    """
     if isinstance(value, list):
         return "+".join(str(one) for one in value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     try:
         return float(value) + 0.0
     except (TypeError, ValueError):
         text = str(value)
-        return text[1:-1].replace(",", "+") if text.startswith("[") else text
+        is_list = text.startswith("[") and text.endswith("]") and "@" not in text
+        return "+".join(word.strip() for word in text[1:-1].split(",")) if is_list else text

@@ -49,9 +49,10 @@ def table(sweep: Sweep, block: Block) -> Table:
     rows = [_row(sweep, block, cell) for cell in block.cells]
     settings = ", ".join(f"{key} {text(one)}" for key, one in block.settings.items())
     title = f"{sweep.name}: {sweep.title}" + (f" ({settings})" if settings else "")
-    heads = [SHORT.get(axis, axis) for axis in axes] + MEASURES + (PAPER if sweep.paper else [])
+    beside = sweep.paper and block.is_papers
+    heads = [SHORT.get(axis, axis) for axis in axes] + MEASURES + (PAPER if beside else [])
     notes = [NOTE] if seeds else []
-    if not any(cell.done for cell in block.baseline.values()) and seeds:
+    if not any(cell.done for cell in block.baselines.values()) and seeds:
         notes.append("The baseline is missing: the same runs with method=logit_regression.")
     return Table(title, heads, rows, notes + _gaps(block))
 
@@ -110,15 +111,13 @@ def _row(sweep: Sweep, block: Block, cell: Cell) -> list[str]:
         kinds = [kind for kind in ("diverged", "failed") if cell.count(kind)]
         row += [" and ".join(kinds) or "missing", "", "", "", "", ""]
     else:
-        is_baseline = all(run["method"] == "logit_regression" for run in cell.done.values())
-        is_baseline = is_baseline and cell.errors() == clean
         row += [f"{own.mean:.2f}", "" if own.deviation is None else f"{own.deviation:.2f}"]
         row += [str(own.n)]
-        if is_baseline:
+        if block.is_baseline(cell):
             row += ["baseline", "", ""]
         else:
             row += [_improvement(cell.errors(), clean), *_pair(paired(cell.errors(), clean))]
-    if sweep.paper:
+    if sweep.paper and block.is_papers:
         row += _paper(sweep, cell, None if own is None else own.mean)
     return row
 
@@ -206,10 +205,11 @@ def as_html(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Headings and rows."""
+    """Headings and rows; the last column says which table it is."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([table.heads, *table.rows])
+    writer.writerow([*table.heads, "table"])
+    writer.writerows([*row, table.title] for row in table.rows)
     return out.getvalue().rstrip()
 
 

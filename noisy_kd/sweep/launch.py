@@ -80,7 +80,7 @@ def launch(
         returns.append(_replay(launcher, job, failed))
         configure_log(hydra.hydra_logging, hydra.verbose)
     if ours:
-        _show_table(hydra)
+        _show_table(hydra, ours)
     _refuse_silence(ours, failed)
     return returns
 
@@ -155,17 +155,16 @@ def _replay(launcher: StackedLauncher, job: Job, failed: dict[str, str]) -> JobR
     )
 
 
-def _show_table(hydra: DictConfig) -> None:
-    """The sweep's table beside the paper's."""
+def _show_table(hydra: DictConfig, jobs: list[Job]) -> None:
+    """The sweep's table beside the paper's, of its own runs."""
     from noisy_kd.report import sweeps
-    from noisy_kd.report.__main__ import read, report, settings
+    from noisy_kd.report.__main__ import report
     from noisy_kd.report.tables import show
 
     if hydra.job.config_name in sweeps.names():
-        found = read(Path(str(hydra.sweep.dir)))
-        for table in report(
-            sweeps.read(hydra.job.config_name), found, settings(hydra.overrides.task)
-        ):
+        own = [runs.read_result(job.directory) for job in jobs]
+        found = [result for result in own if result is not None]
+        for table in report(sweeps.read(hydra.job.config_name), found, own=True):
             show(table)
 
 
