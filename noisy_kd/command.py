@@ -67,10 +67,12 @@ def outcome(directory: Path) -> float | None:
 
 
 def forget(config: Config, directory: Path) -> None:
-    """With ``force=true``: remove this configuration's result, and what it went on from."""
-    if config.force and runs.finished(directory, configuration.config_hash(config)) is not None:
+    """With ``force=true``: remove the run's result, what it would go on from, its evaluation."""
+    if config.force:
         for name in ("result.json", "last.ckpt"):
             (directory / name).unlink(missing_ok=True)
+        for file in directory.glob("evaluation*.json"):
+            file.unlink()
 
 
 def _run_once(config: Config, directory: Path) -> Result:

@@ -234,12 +234,20 @@ def run_name(config: Config) -> str:
     """Name of a run's directory: what was run, and the configuration's hash; never the clock."""
     parts = [config.data.name, _slug(config.student_name), config.method_name]
     noise = {key: config.method.get(key) for key in ("alpha", "sigma", "temperature")}
-    parts += [f"{key[0]}{value:g}" for key, value in noise.items() if value is not None]
+    parts += [f"{key[0]}{value:g}" for key, value in noise.items() if _is_number(value)]
     others = {"drop": config.student.dropout, "wd": config.optimizer.weight_decay}
     parts += [f"{key}{value:g}" for key, value in others.items() if value]
     if "teachers" in config.method:
         parts.append(_slug(config.teacher_name))
     return "-".join([*parts, f"seed{config.seed}", config_hash(config)])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _all_text(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def network_name(layers: str) -> str:
@@ -388,7 +396,7 @@ def check_range(
 
 def _check_method(method: dict[str, Any]) -> None:
     teachers = method.get("teachers", ["one"])
-    if not isinstance(teachers, list) or not teachers:
+    if not isinstance(teachers, list) or not teachers or not _all_text(teachers):
         raise InputError(
             f"method.teachers={teachers} must be a list of networks, as in [nin,lenet]."
         )

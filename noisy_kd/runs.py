@@ -159,4 +159,5 @@ def _teaching(directory: str | Path, data: ImageDataModule) -> Teaching | None:
     config = load_config(directory)
     assembly.quiet_libraries()
     numerics = hardware.choose(config.precision, config.fast, assembly.device(config))
+    data.to(numerics.device)
     return run.teaching(config, data, numerics, Path(directory) / "teacher")

@@ -12,7 +12,14 @@ class Script:
 
     def __init__(self, errors):
         self.errors, self.members = errors, [None]
-        self.nets = [nn.Linear(1, 1)]
+        self.nets, self.active = [nn.Linear(1, 1)], [True]
+
+    def may_be_kept(self, k):
+        return True
+
+    def stop(self, k):
+        self.active[k] = False
+        self.trainer.should_stop = True
 
     def judged(self, k):
         return self.nets[k]
@@ -24,7 +31,7 @@ class Script:
 
 def play(errors, patience=None, killed_after=None):
     learner, best = Script(errors), BestEpoch(patience)
-    trainer = SimpleNamespace(current_epoch=0, should_stop=False)
+    trainer = learner.trainer = SimpleNamespace(current_epoch=0, should_stop=False)
     best.on_fit_start(trainer, learner)
     for epoch in range(len(errors)):
         if epoch == killed_after:

@@ -15,7 +15,7 @@ from noisy_kd.sweep.part import prepare
 def part(short, tmp_path):
     def make(count, *overrides):
         configs = [short(f"seed={seed}", *overrides) for seed in range(1, count + 1)]
-        (ready,) = prepare(
+        (ready,), _ = prepare(
             [Part(configs, [tmp_path / f"seed{config.seed}" for config in configs])], share=True
         )
         return ready
@@ -57,7 +57,7 @@ def test_two_processes_work_at_the_same_time(part):
     spans = {result["process"]: (result["began"], result["ended"]) for result in results}
     (begin_a, end_a), (begin_b, end_b) = spans.values()
     assert max(begin_a, begin_b) < min(end_a, end_b)
-    assert set(heard) == {"seed1", "seed2", "seed3", "seed4"}
+    assert set(heard) == {str(place) for place in whole.directories}
 
 
 def test_a_killed_process_harms_no_other_and_its_stack_is_halved(part):
@@ -93,8 +93,8 @@ def test_a_run_whose_process_dies_each_time_has_failed(part, monkeypatch):
     whole = part(2)
     monkeypatch.setattr(devices, "_serve", _die)
     failed = devices.train(whole.split(2), ["cpu", "cpu"], lambda _: None)
-    assert sorted(failed) == ["seed1", "seed2"]
-    assert "SIGKILL" in failed["seed1"]
+    assert sorted(failed) == [str(place) for place in whole.directories]
+    assert "SIGKILL" in failed[str(whole.directories[0])]
     assert [read_result(d)["status"] for d in whole.directories] == ["failed"] * 2
 
 

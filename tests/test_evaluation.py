@@ -35,17 +35,18 @@ def finished(tmp_path_factory, store):
 
 def test_everything_is_measured_and_kept(finished):
     found = evaluate(finished[0], list(KINDS), limit=100)
-    assert set(found) == {*KINDS, "limit", "images"}
-    assert json.loads((finished[0] / "evaluation.json").read_text()) == found
+    assert set(found) == {*KINDS, "student", "images"}
+    file = finished[0] / "evaluation-100.json"
+    assert json.loads(file.read_text()) == found
     assert found["images"] == 100
     assert list(found["noise"]) == ["0.05", "0.1", "0.2", "0.3", "0.5"]
     assert list(found["pgd"]) == ["0.05", "0.1", "0.2", "0.3"]
     assert found["pgd"]["0.3"] <= found["fgsm"]["0.3"] <= 1 - found["clean"]["error"] + 1e-6
     assert 0 <= found["ood"]["uniform_noise"] <= 1
     assert len(found["corruptions"]["jpeg"]) == 5
-    written = (finished[0] / "evaluation.json").stat().st_mtime_ns
+    written = file.stat().st_mtime_ns
     assert evaluate(finished[0], ["clean"], limit=100) == found
-    assert (finished[0] / "evaluation.json").stat().st_mtime_ns == written
+    assert file.stat().st_mtime_ns == written
     assert evaluate(finished[0], ["pgd"], limit=100, again=True)["pgd"] == found["pgd"]
 
 
@@ -58,8 +59,9 @@ def test_the_clean_error_is_that_of_the_result(finished):
 
 def test_the_report_has_a_row_for_the_method_over_its_seeds(finished):
     for directory in finished:
-        evaluate(directory, ["clean", "noise"], limit=100)
+        evaluate(directory, ["clean", "noise"], limit=90)
     found = robustness.evaluated(finished[0].parent)
+    found = [one for one in found if one["evaluation"]["images"] == 90]
     (table,) = robustness.tables(found, {})
     (line,) = [dict(zip(table.heads, row, strict=True)) for row in table.rows]
     assert line["method"] == "noisy_teacher (alpha 0.5, sigma 0.5)"
@@ -129,6 +131,24 @@ def test_the_command_line(finished, tmp_path):
     assert wrong.returncode == 2
     assert "choose clean, noise" in wrong.stderr
     assert command(tmp_path, "nowhere").returncode == 2
+
+
+def test_another_student_is_evaluated_anew(finished):
+    before = evaluate(finished[1], ["clean"], limit=80)
+    weights = torch.load(finished[1] / "student.pt", weights_only=True)
+    torch.save({k: torch.zeros_like(v) for k, v in weights.items()}, finished[1] / "student.pt")
+    assert evaluate(finished[1], ["clean"], limit=80) != before
+    torch.save(weights, finished[1] / "student.pt")
+    (finished[1] / "evaluation-80.json").write_text("{")
+    assert evaluate(finished[1], ["clean"], limit=80)["clean"] == before["clean"]
+
+
+def test_runs_that_cannot_be_evaluated_do_not_stop_the_others(finished, tmp_path):
+    (tmp_path / "broken").mkdir()
+    done = command(tmp_path, "broken", str(finished[0]), "--on", "clean", "--limit", "50")
+    assert done.returncode == 2
+    assert "1 of 2 skipped" in done.stderr
+    assert "clean" in done.stdout
 
 
 def test_a_directory_without_a_student_is_refused(tmp_path):

@@ -219,3 +219,16 @@ def test_kill_9_at_random_moments(sweep, tmp_path):
     assert {r["steps"] for r in killed.values()} == {60 * per_epoch}
     quiet = sweep(*grid, "hydra.sweep.dir=quiet")
     assert quiet.stdout.partition("quick:")[2] == last.stdout.partition("quick:")[2] != ""
+
+
+def test_runs_that_would_share_a_directory_are_refused(sweep, tmp_path):
+    done = sweep("seed=1", "method.sigma=0,0.5", "hydra.sweep.subdir=x")
+    assert done.returncode == 2
+    assert "would share" in done.stderr
+
+
+def test_a_teacher_that_fails_stops_its_group_alone(sweep, tmp_path):
+    done = sweep("seed=1", "method.sigma=0.5", "teacher.lr=0.001,1e30")
+    assert done.returncode == 1
+    assert "the teacher's loss is no longer finite" in done.stderr
+    assert sorted(r["status"] for r in results(tmp_path).values()) == ["done", "failed"]

@@ -172,15 +172,71 @@ def test_dropout_goes_on_in_a_fickle_teacher_and_nothing_else():
 @pytest.mark.parametrize(
     "wrong, what",
     [
-        (("method=fitnets", "method.hint=C9"), "no hidden layer C9"),
-        (("method=fitnets", "method.guided=C1"), "no hidden layer C1"),
+        (("method=fitnets", "method.hint=C9", "method.hint_epochs=1"), "no hidden layer C9"),
+        (("method=fitnets", "method.guided=C1", "method.hint_epochs=1"), "no hidden layer C1"),
         (("method=two_teachers", "method.teachers=[FC3]"), "3 logits"),
         (("method=two_teachers", "method.teachers=[]"), "list of networks"),
         (("method=two_teachers", "method.combination=mean", TEACHERS), "choose geometric_mean"),
         (("method=hinton", "method.temperature=0"), "above 0"),
+        (("method=hinton", "method.temperature=abc"), "method.temperature=abc must be a number"),
+        (("method=fickle_teacher", "method.passes=1.5"), "must be a whole number"),
+        (("method=fitnets", "method.hint_epochs=x"), "must be a whole number"),
+        (("method=fitnets", "method.hint_epochs=4"), "leaves nothing of trainer.max_epochs=4"),
+        (("method=random_sigma", "method.sigma_max=x"), "must be a number"),
+        (("method=two_teachers", "method.combination=[a]", TEACHERS), "must be a name"),
+        (("method=two_teachers", "method.teachers=[1]"), "list of networks"),
         (("method=messy_collaboration", "method.rate=2"), "probability"),
     ],
 )
 def test_wrong_values_are_refused_in_one_line(wrong, what, go):
     with pytest.raises(InputError, match=what):
         go("wrong", wrong)
+
+
+def test_patience_is_each_nets_own_in_a_stack(go):
+    """A net that has stopped waits for none and is not trained on; alone or not, it is the same."""
+    common = ("method=noisy_teacher", "callbacks.best.patience=2", "trainer.max_epochs=25")
+    cells = [(*common, f"seed={seed}", f"method.sigma={s}") for seed in (1, 2) for s in (0, 0.9)]
+    together, stacked = go("stack", *cells)
+    for i, cell in enumerate(cells):
+        (alone,), (directory,) = go(f"alone{i}", cell)
+        for key in ("epochs", "steps", "best_epoch", "test_errors", "val_error"):
+            assert alone[key] == together[i][key], key
+        one, other = weights(directory), weights(stacked[i])
+        assert all(torch.equal(one[k], other[k]) for k in one)
+    assert len({result["epochs"] for result in together}) > 1
+
+
+def test_swa_keeps_averaged_weights_alone(go):
+    (result,) = go(
+        "swa",
+        (
+            "method=noisy_teacher",
+            "optimizer.averaging=swa",
+            "trainer.max_epochs=12",
+            "optimizer.schedule=constant",
+        ),
+    )[0]
+    assert result["best_epoch"] >= 10  # averaging begins after three quarters
+
+
+def test_noise_on_the_target_of_a_live_teacher_acts(short, go, monkeypatch):
+    from noisy_kd.method import LogitNoise, family
+    from noisy_kd.method.family import Method, TeacherDropout
+
+    losses = {}
+    for passes in (0, 3):
+        for sigma in (0.0, 50.0):
+            method = Method(
+                family._regression,
+                target=LogitNoise(1.0, sigma),
+                teacher_dropout=TeacherDropout(0.3, passes),
+            )
+            monkeypatch.setattr("noisy_kd.training.assembly.method", lambda _, m=method: m)
+            _, (directory,) = go(f"{passes}-{sigma}", ("logger=csv", "trainer.max_epochs=1"))
+            head, first = (directory / "metrics.csv").read_text().splitlines()[:2]
+            losses[passes, sigma] = float(
+                dict(zip(head.split(","), first.split(","), strict=True))["loss"]
+            )
+    assert losses[0, 50.0] > 50 * losses[0, 0.0]
+    assert losses[3, 50.0] > 50 * losses[3, 0.0]

@@ -43,7 +43,7 @@ def test_a_single_run_that_does_not_fit_has_failed(part, monkeypatch):
 
     monkeypatch.setattr(stages, "run", no_memory)
     failed = train(part)
-    assert sorted(failed) == ["seed1", "seed2", "seed3"]
+    assert sorted(failed) == [str(place) for place in part.directories]
     assert statuses(part) == ["failed"] * 3
     assert "none left" in (part.directories[0] / "train.log").read_text()
 
@@ -62,18 +62,18 @@ def test_a_failed_run_is_tried_again_and_a_finished_one_is_not(part, monkeypatch
     assert train(part, heard.update) == {}
     assert statuses(part) == ["done"] * 3
     assert (first.directories[0] / "result.json").stat().st_mtime_ns == written
-    assert set(heard) == {"seed2", "seed3"}
+    assert set(heard) == {str(place) for place in part.directories[1:]}
     assert all(epochs == 1 and 0 <= error <= 1 for epochs, error in heard.values())
 
 
 def test_shared_images_give_the_same_results(part):
-    (ready,) = prepare([part], share=True)
+    (ready,), _ = prepare([part], share=True)
     assert ready.data.exists()
     assert train(ready) == {}
     shared = [read_result(directory)["test_errors"] for directory in part.directories]
     for directory in part.directories:
         (directory / "result.json").unlink()
-    (alone,) = prepare([part], share=False)
+    (alone,), _ = prepare([part], share=False)
     assert train(alone) == {}
     assert [read_result(directory)["test_errors"] for directory in part.directories] == shared
 
@@ -90,3 +90,28 @@ def test_a_group_of_another_process_is_left_alone(part):
     assert train(part) == {}
     assert [(d / "result.json").stat().st_mtime_ns for d in part.directories] == times
     json.loads((part.directories[0] / "result.json").read_text())
+
+
+def test_a_failure_leaves_finished_runs_alone(part):
+    first = part.split(3)[0]
+    train(first)
+    assert sorted(fail(part, RuntimeError("late"))) == [str(d) for d in part.directories[1:]]
+    assert statuses(part) == ["done", "failed", "failed"]
+
+
+def test_shared_images_are_told_apart_by_their_test_labels(tmp_path):
+    import torch
+
+    from noisy_kd.data import Digits
+    from noisy_kd.data.images import Images, Source
+    from noisy_kd.training.shared import share_images
+
+    files = []
+    for labels in (torch.arange(30) % 10, (torch.arange(30) + 1) % 10):
+        images = Images(torch.zeros(30, 1, 8, 8, dtype=torch.uint8), torch.arange(30) % 10)
+        data = Digits(
+            val_size=10, read=Source(images, Images(images.pixels, labels), tuple("0123456789"))
+        )
+        data.setup()
+        files.append(share_images(data, tmp_path))
+    assert files[0] != files[1]

@@ -30,7 +30,7 @@ class BestEpoch(Callback):
     never looked at.
 
     Args:
-        patience: stop when no net has had fewer errors for so many epochs; None for never.
+        patience: stop a net that has not had fewer errors for so many epochs; None for never.
     """
 
     def __init__(self, patience: int | None = None) -> None:
@@ -45,6 +45,8 @@ class BestEpoch(Callback):
         """Compare the epoch with the best before it."""
         epoch = trainer.current_epoch + 1
         for k, metrics in enumerate(learner.metrics()):
+            if not learner.active[k] or not learner.may_be_kept(k):
+                continue
             errors = metrics.get("val_errors")
             best = self.best[k]
             if errors is None or errors <= best.errors:
@@ -54,10 +56,11 @@ class BestEpoch(Callback):
                 val_error = metrics.get("val_error")
                 kept = float("inf") if errors is None else errors
                 self.best[k] = Best(epoch, kept, improved, val_error, weights)
-        self.stop_if_patience_is_over(trainer, epoch)
+        self.stop_whose_patience_is_over(learner, epoch)
 
-    def stop_if_patience_is_over(self, trainer: Trainer, epoch: int) -> None:
-        """Stop after ``epoch`` when no net has improved for ``patience`` epochs."""
-        last = max(best.improved for best in self.best)
-        if self.patience is not None and epoch - last >= self.patience:
-            trainer.should_stop = True
+    def stop_whose_patience_is_over(self, learner: Learner, epoch: int) -> None:
+        """After ``epoch`` stop the nets that have not improved for ``patience`` epochs."""
+        for k, best in enumerate(self.best):
+            waited = epoch - best.improved
+            if self.patience is not None and waited >= self.patience and learner.may_be_kept(k):
+                learner.stop(k)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from noisy_kd.training.learner import Learner
 
 Watch = Callable[[dict[str, tuple[int, float | None]]], None]
-"""Hears of every epoch: name of the run -> (epochs done, validation error)."""
+"""Hears of every epoch: directory -> (epochs done, validation error)."""
 
 
 class Progress(Callback):

@@ -52,11 +52,11 @@ class Resume(Callback):
             learner.load_state(k, content["state"])
             trainer.optimizers[k].load_state_dict(content["optimizer"])
             learner.diverged[k] = content["diverged"]
+            learner.stopped[k] = content["stopped"]
         self.best.best = [Best(**content["best"]) for content in saved if content]
         learner.seconds_before = saved[0]["seconds"] if saved[0] else 0.0
         done = epochs.pop()
-        self.best.stop_if_patience_is_over(trainer, done)
-        trainer.should_stop = trainer.should_stop or all(learner.diverged)
+        learner.stop_if_done()
         log.info("Going on after epoch %d.", done)
         progress = trainer.fit_loop.epoch_progress
         for counts in (progress.current, progress.total):
@@ -75,6 +75,7 @@ class Resume(Callback):
                 "optimizer": trainer.optimizers[k].state_dict(),
                 "best": vars(self.best.best[k]),
                 "diverged": learner.diverged[k],
+                "stopped": learner.stopped[k],
                 "seconds": learner.seconds,
             }
             temporary = file.with_suffix(".tmp")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisy_kd import runs
+from noisy_kd.config import file_digest
 from noisy_kd.errors import InputError, run_command
 
 if TYPE_CHECKING:
@@ -40,9 +41,17 @@ def main() -> None:
             raise InputError(f"--on {kind}: choose {', '.join(KINDS)}.")
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit}: at least 1.")
+    refused = []
     for directory in options.runs:
-        found = evaluate(directory, kinds, options.limit, options.again)
-        print(f"{directory}\n{told(found)}")
+        try:
+            found = evaluate(directory, kinds, options.limit, options.again)
+        except InputError as error:
+            refused.append(str(error))
+            print(f"{directory}: skipped, {error}")
+        else:
+            print(f"{directory}\n{told(found)}")
+    if refused:
+        raise InputError(f"{len(refused)} of {len(options.runs)} skipped: {refused[0]}")
 
 
 def evaluate(
@@ -53,7 +62,7 @@ def evaluate(
     Args:
         directory: of the run.
         kinds: of :data:`KINDS`.
-        limit: only the first so many test images.
+        limit: only the first so many test images; the file is then ``evaluation-LIMIT.json``.
         again: compute also what the file holds already.
 
     Returns:
@@ -65,10 +74,14 @@ def evaluate(
     from noisy_kd.evaluation.robustness import Classifier, Evaluation
 
     net = runs.load_student(directory)
-    file = directory / "evaluation.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    if found.get("limit") != limit:
-        found = {}
+    result = runs.read_result(directory) or {}
+    if result.get("status") != "done":
+        raise InputError(f"{directory}: its training did not end well ({result.get('status')}).")
+    file = directory / ("evaluation.json" if limit is None else f"evaluation-{limit}.json")
+    student = file_digest(str(directory / "student.pt"))
+    found = runs.read_json(file) or {}
+    if found.get("student") != student:
+        found = {"student": student}
     todo = [kind for kind in kinds if again or kind not in found]
     if not todo:
         return found
@@ -77,7 +90,7 @@ def evaluate(
     evaluation = Evaluation(Classifier(data.preprocessing, net), images, labels)
     for kind in todo:
         found[kind] = _one(kind, evaluation, directory, data)
-    found |= {"limit": limit, "images": len(labels)}
+    found["images"] = len(labels)
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(found, indent=1) + "\n")
     temporary.replace(file)

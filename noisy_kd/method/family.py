@@ -135,8 +135,11 @@ class Method:
 
         [N, T, C] where each step draws one of T.
         """
-        if self.draws_teacher:
-            return z_NTC[:, 1:] if self.passes else z_NTC
+        if self.draws_teacher:  # noise that is drawn once falls on each of them
+            z = z_NTC[:, 1:] if self.passes else z_NTC
+            if self.target is not None and self.target.resample == "once":
+                return torch.stack([self.target(one, generator) for one in z.unbind(1)], dim=1)
+            return z
         z_NC = self.clean_target(z_NTC)
         if self.target is not None and self.target.resample == "once":
             return self.target(z_NC, generator)

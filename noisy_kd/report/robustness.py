@@ -24,12 +24,13 @@ NOTE = (
 
 
 def evaluated(folder: Path) -> list[Result]:
-    """Every finished run below a folder that has an ``evaluation.json``, which it then holds."""
+    """Every finished run below a folder that was evaluated, with what was found."""
     found = []
     for directory, result in runs.results(folder):
-        evaluation = runs.read_json(directory / "evaluation.json")
-        if evaluation and "settings" in result:
-            found.append({**result, "evaluation": evaluation})
+        for file in sorted(directory.glob("evaluation*.json")):
+            evaluation = runs.read_json(file)
+            if evaluation and "settings" in result:
+                found.append({**result, "evaluation": evaluation})
     return found
 
 

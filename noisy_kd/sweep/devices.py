@@ -58,15 +58,15 @@ def train_groups(groups: list[Part], bar: SweepBar) -> dict[str, str]:
     """Prepare all groups, then train them on the devices of this machine.
 
     Returns:
-        Directory name -> error, of the runs that failed.
+        Directory -> error, of the runs that failed.
 
     Raises:
         InputError: if a group's data or networks cannot work; then nothing has been trained.
     """
     devices = available(groups[0].configs[0], sum(map(len, groups)))
-    ready = work.prepare(groups, share=len(devices) > 1)
+    ready, failed = work.prepare(groups, share=len(devices) > 1)
     with bar:
-        return train(grid.shared_out(ready, len(devices)), devices, bar.hear)
+        return failed | train(grid.shared_out(ready, len(devices)), devices, bar.hear)
 
 
 @dataclass
@@ -106,7 +106,7 @@ def train(parts: list[Part], devices: list[str], watch: Watch) -> dict[str, str]
         watch: hears of every epoch.
 
     Returns:
-        Directory name -> error, of the runs that failed.
+        Directory -> error, of the runs that failed.
     """
     failed: dict[str, str] = {}
     if len(devices) == 1:

@@ -70,11 +70,13 @@ def shared_out(groups: list[Part], devices: int) -> list[Part]:
     ``max_stack`` bounds their size. The largest come first.
     """
     most = max((len(group) for group in groups), default=1)
+    runs, parts = sum(map(len, groups)), groups
+    bound = max(EVEN * runs / devices, -(-runs // devices))
     for size in range(most, 0, -1):
         parts = [part for group in groups for part in group.split(-(-len(group) // size))]
         parts = [part for whole in parts for part in whole.split(_least_parts(whole))]
         parts.sort(key=len, reverse=True)
-        if _busiest(parts, devices) <= EVEN * sum(map(len, groups)) / devices:
+        if _busiest(parts, devices) <= bound:
             break
     return parts
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Trainer = Callable[[list[Part], SweepBar], dict[str, str]]
-"""Trains groups of runs; returns directory name -> error, of those that failed."""
+"""Trains groups of runs; returns directory -> error, of those that failed."""
 
 
 @dataclass
@@ -104,11 +104,11 @@ def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -
 
 
 def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
-    """Train what has no result yet; returns directory name -> error, of the runs that failed."""
-    by_name = {job.directory.name: job for job in jobs}  # a cell that stands twice runs once
+    """Train what has no result yet; returns directory -> error, of the runs that failed."""
+    by_place = _each_in_its_own_directory(jobs)
     todo = {
-        name: job
-        for name, job in by_name.items()
+        place: job
+        for place, job in by_place.items()
         if (job.config and job.config.force) or not job.is_finished
     }
     for job in todo.values():
@@ -117,17 +117,17 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
         if job.config.force:
             with FileLock(job.directory / "run.lock"):
                 command.forget(job.config, job.directory)
-    configs = {name: job.config for name, job in by_name.items() if job.config is not None}
-    groups = grid.groups([configs[name] for name in todo], [job.directory for job in todo.values()])
+    configs = {place: job.config for place, job in by_place.items() if job.config is not None}
+    groups = grid.groups([configs[place] for place in todo], [Path(place) for place in todo])
     log.info(
         "%d runs: %d to train in %d groups, %d finished.",
-        *(len(by_name), len(todo), len(groups), len(by_name) - len(todo)),
+        *(len(by_place), len(todo), len(groups), len(by_place) - len(todo)),
     )
     if not todo:
         return {}
-    epochs = {name: config.trainer.max_epochs for name, config in configs.items()}
+    epochs = {place: config.trainer.max_epochs for place, config in configs.items()}
     shown = any("progress" in config.callbacks for config in configs.values())
-    bar = SweepBar(epochs, by_name.keys() - todo.keys(), shown)
+    bar = SweepBar(epochs, by_place.keys() - todo.keys(), shown)
     try:
         return train(groups, bar)
     except InputError:
@@ -136,14 +136,33 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
         raise
 
 
+def _each_in_its_own_directory(jobs: list[Job]) -> dict[str, Job]:
+    """Directory -> job; a cell that stands twice in the grid runs once.
+
+    Raises:
+        InputError: if runs of different settings would share a directory.
+    """
+    found: dict[str, Job] = {}
+    for job in jobs:
+        assert job.config is not None
+        other = found.setdefault(str(job.directory), job)
+        assert other.config is not None
+        if configuration.config_hash(other.config) != configuration.config_hash(job.config):
+            raise InputError(
+                f"hydra.sweep.subdir: different runs would share {job.directory}; leave it out, or "
+                "let it name all that differs."
+            )
+    return found
+
+
 def _replay(launcher: StackedLauncher, job: Job, failed: dict[str, str]) -> JobReturn:
     """Let Hydra run the job: what is trained already only gives its result."""
     task: Callable[[DictConfig], Any] = launcher.task_function
     if job.config is not None:
 
         def task(_: DictConfig) -> float | None:
-            if job.directory.name in failed:
-                raise TrainingError(f"{job.directory}: {failed[job.directory.name]}")
+            if str(job.directory) in failed:
+                raise TrainingError(f"{job.directory}: {failed[str(job.directory)]}")
             return command.outcome(job.directory)
 
     return run_job(
@@ -178,8 +197,10 @@ def _refuse_silence(jobs: list[Job], failed: dict[str, str]) -> None:
     for job in jobs:
         name = job.directory.name
         result = runs.read_result(job.directory) or {}
-        if name in failed:
-            wrong[name] = f"failed, {failed[name]}"
+        if str(job.directory) in failed:
+            wrong[name] = f"failed, {failed[str(job.directory)]}"
+        elif not job.is_finished:
+            wrong[name] = "no result"
         elif result.get("status") == "diverged":
             wrong[name] = "diverged, try a smaller optimizer.lr"
     if wrong:

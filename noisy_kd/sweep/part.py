@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from noisy_kd.data import ImageDataModule
 
 
-def prepare(groups: list[Part], share: bool) -> list[Part]:
+def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]]:
     """Check the groups against their data, and make their teachers and logits, once.
 
     Args:
@@ -29,10 +29,11 @@ def prepare(groups: list[Part], share: bool) -> list[Part]:
         share: whether several processes will need the images.
 
     Returns:
-        The groups with their images: in memory, or with ``share`` as a file in the store.
+        The groups with their images (in memory, or with ``share`` as a file in the store), but for
+        those whose teachers failed; and directory -> error of these.
 
     Raises:
-        InputError: if the data cannot be read, or a network does not fit.
+        InputError: if the data cannot be read, or a network does not fit: before any training.
     """
     from noisy_kd.training import run
     from noisy_kd.training.shared import share_images
@@ -43,20 +44,27 @@ def prepare(groups: list[Part], share: bool) -> list[Part]:
         kind = repr(group.configs[0].data)
         read[kind], numerics = run.ready(group.configs, read.get(kind))
         checked.append((group, read[kind], numerics))
-    ready = []
+    ready: list[Part] = []
+    failed: dict[str, str] = {}
     for group, data, numerics in checked:
         data.to(numerics.device)
         first = group.configs[0]
-        run.teaching(first, data, numerics, group.directories[0] / "teacher")
+        try:
+            run.teaching(first, data, numerics, group.directories[0] / "teacher")
+        except InputError:
+            raise
+        except Exception as error:
+            failed |= fail(group, error)
+            continue
         ready.append(replace(group, data=share_images(data, Path(first.store)) if share else data))
-    return ready
+    return ready, failed
 
 
 def train(part: Part, watch: Watch | None = None) -> dict[str, str]:
     """Train what has no result yet; a stack that does not fit in memory is halved and goes on.
 
     Returns:
-        Directory name -> error, of the runs that failed; their ``result.json`` says so too.
+        Directory -> error, of the runs that failed; their ``result.json`` says so too.
     """
     failed: dict[str, str] = {}
     for stack in _by_saved_epoch(part):
@@ -74,19 +82,22 @@ def train(part: Part, watch: Watch | None = None) -> dict[str, str]:
 
 
 def fail(part: Part, error: BaseException) -> dict[str, str]:
-    """Write down that these runs failed; returns directory name -> error."""
+    """Write down that these runs failed, but for finished ones; returns directory -> error."""
     from noisy_kd.training.run import write_failed
 
     text = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, (InputError, TrainingError)):
         text = trace = str(error)
+    failed = {}
     for config, directory in zip(part.configs, part.directories, strict=True):
-        directory.mkdir(parents=True, exist_ok=True)
-        write_failed(config, directory, text)
-        with (directory / "train.log").open("a") as log:
-            log.write(f"{trace}\n")
-    return {directory.name: text for directory in part.directories}
+        if runs.finished(directory, config_hash(config)) is None:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_failed(config, directory, text)
+            with (directory / "train.log").open("a") as log:
+                log.write(f"{trace}\n")
+            failed[str(directory)] = text
+    return failed
 
 
 def _train(part: Part, watch: Watch | None) -> None:
@@ -94,7 +105,7 @@ def _train(part: Part, watch: Watch | None) -> None:
     from noisy_kd.training.shared import shared_data
 
     with ExitStack() as locks:
-        for directory in part.directories:
+        for directory in sorted(part.directories):  # in one order, so that none waits in a ring
             locks.enter_context(FileLock(directory / "run.lock"))
         todo = [  # another process may have trained some meanwhile
             (config, directory)

@@ -23,8 +23,8 @@ class SweepBar:
     """Shows how far all runs are.
 
     Args:
-        epochs: of each run's training, by the name of its directory.
-        done: names of the runs that are finished already.
+        epochs: of each run's training, by its directory.
+        done: directories of the runs that are finished already.
         shown: whether to show anything.
     """
 
@@ -53,7 +53,7 @@ class SweepBar:
         self.bar.stop()
 
     def hear(self, epochs: dict[str, tuple[int, float | None]]) -> None:
-        """Of an epoch: name of the run -> (epochs done, validation error)."""
+        """Of an epoch: directory -> (epochs done, validation error)."""
         for name, (done, error) in epochs.items():
             self.so_far[name] = done
             if error is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from noisy_kd import runs
 from noisy_kd.config import config_hash
-from noisy_kd.errors import InputError
+from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.sweep import grid
 from noisy_kd.sweep import part as work
 from noisy_kd.sweep.grid import Part
@@ -62,22 +63,49 @@ def train_groups(groups: list[Part], bar: SweepBar, settings: Mapping[str, Any])
         settings: of the launcher, see ``StackedSlurmConf``.
 
     Returns:
-        Directory name -> error, of the runs that failed.
+        Directory -> error, of the runs that failed.
 
     Raises:
         InputError: without submitit or Slurm, or if data or networks cannot work.
     """
     submit = submitter(settings)
-    job = submit(Resumable(_prepare, groups))
-    try:
-        ready = job.result()
-    except BaseException as error:
-        job.cancel()
-        raise error if isinstance(error, KeyboardInterrupt) else _refusal(error) from error
-    if isinstance(ready, str):
-        raise InputError(ready)
+    ready, failed = _prepared(submit, groups)
     with bar:
-        return _train(grid.shared_out(ready, int(settings["jobs"])), bar, submit)
+        jobs = int(settings["jobs"])
+        return failed | _train(grid.shared_out(ready, jobs), bar, submit, jobs)
+
+
+def _prepared(
+    submit: Callable[[Callable[[], Any]], Any], groups: list[Part]
+) -> tuple[list[Part], dict[str, str]]:
+    """What :func:`noisy_kd.sweep.part.prepare` gives, from a job."""
+    job = _submitted(submit, Resumable(_prepare, groups))
+    try:
+        error = job.exception()
+    except BaseException:
+        job.cancel()
+        raise
+    if error is not None:
+        raise TrainingError(
+            f"the job that makes the teachers failed: {' '.join(str(error).split())}"
+        )
+    content = job.result()
+    if isinstance(content, str):
+        raise InputError(content)
+    ready, failed = content
+    return ready, failed
+
+
+def _submitted(submit: Callable[[Callable[[], Any]], Any], call: Callable[[], Any]) -> Any:
+    """The job of a call.
+
+    Raises:
+        InputError: if the cluster does not take it.
+    """
+    try:
+        return submit(call)
+    except Exception as error:  # submitit's, with what sbatch has said
+        raise InputError(f"Slurm refuses the job: {' '.join(str(error).split())}") from error
 
 
 def submitter(settings: Mapping[str, Any]) -> Callable[[Callable[[], Any]], Any]:
@@ -109,7 +137,7 @@ def submitter(settings: Mapping[str, Any]) -> Callable[[Callable[[], Any]], Any]
     return submit
 
 
-def _prepare(groups: list[Part]) -> list[Part] | str:
+def _prepare(groups: list[Part]) -> tuple[list[Part], dict[str, str]] | str:
     """In a job: the groups with their images in the store, or what is wrong with them."""
     try:
         return work.prepare(groups, share=True)
@@ -117,17 +145,23 @@ def _prepare(groups: list[Part]) -> list[Part] | str:
         return str(error)
 
 
-def _train(parts: list[Part], bar: SweepBar, submit: Callable[..., Any]) -> dict[str, str]:
+def _train(
+    parts: list[Part], bar: SweepBar, submit: Callable[..., Any], most: int
+) -> dict[str, str]:
+    """Train the parts in jobs, at most so many at once."""
     failed: dict[str, str] = {}
-    jobs = [(submit(Resumable(work.train, part)), part) for part in parts]
+    todo = deque(parts)
+    jobs: list[tuple[Any, Part]] = []
     try:
-        while jobs:
+        while todo or jobs:
+            while todo and len(jobs) < most:
+                part = todo.popleft()
+                jobs.append((_submitted(submit, Resumable(work.train, part)), part))
             time.sleep(POLL)
             _show(parts, bar)
             for job, part in [(job, part) for job, part in jobs if job.done()]:
                 jobs.remove((job, part))
-                halves = _end(job, part, failed)
-                jobs += [(submit(Resumable(work.train, half)), half) for half in halves]
+                todo.extendleft(_end(job, part, failed))
     finally:
         for job, _ in jobs:
             job.cancel()
@@ -153,12 +187,7 @@ def _show(parts: list[Part], bar: SweepBar) -> None:
         for config, directory in zip(part.configs, part.directories, strict=True):
             result = runs.finished(directory, config_hash(config))
             if result is not None:
-                bar.hear({directory.name: (config.trainer.max_epochs, result["val_error"])})
-
-
-def _refusal(error: BaseException) -> BaseException:
-    """The job's error as one that can be shown."""
-    return RuntimeError(f"the job that makes the teachers failed: {error}")
+                bar.hear({str(directory): (config.trainer.max_epochs, result["val_error"])})
 
 
 def with_settings(settings: Mapping[str, Any]) -> Callable[[list[Part], SweepBar], dict[str, str]]:

@@ -67,16 +67,49 @@ def method(config: Config) -> Method:
         InputError: if it does not take one of its keys, or not this value.
     """
     arguments = {key: value for key, value in config.method.items() if key != "_target_"}
+    make = get_method(config.method["_target_"])
+    parameters = inspect.signature(make).parameters
+    for key, value in arguments.items():
+        if key not in parameters:
+            raise InputError(f"method={config.method_name}: there is no key method.{key}.")
+        _check_kind(f"method.{key}", value, str(parameters[key].annotation))
+    for key, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and key not in arguments:
+            raise InputError(f"method={config.method_name} needs the key {key}.")
     try:
-        composed: Method = get_method(config.method["_target_"])(**arguments)
-    except TypeError as error:
-        key = str(error).rpartition("argument: " if "missing" in str(error) else "argument ")[2]
-        if "missing" in str(error):
-            raise InputError(f"method={config.method_name} needs the key {key}.") from error
-        raise InputError(f"method={config.method_name}: there is no key method.{key}.") from error
+        composed: Method = make(**arguments)
     except ValueError as error:
         raise InputError(f"method.{error}") from error
+    if composed.hint is not None and composed.hint.epochs >= config.trainer.max_epochs:
+        raise InputError(
+            f"method.hint_epochs={composed.hint.epochs} leaves nothing of trainer.max_epochs="
+            f"{config.trainer.max_epochs} to train the whole student."
+        )
+    if composed.hint is not None and config.trainer.strategy == "ddp":
+        raise InputError(f"method={config.method_name} does not go with trainer=ddp.")
     return composed
+
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "float": (int, float),
+    "int": int,
+    "str": str,
+    "str | None": (str, type(None)),
+    "Sequence[str]": list,
+}
+
+
+def _check_kind(key: str, value: Any, annotation: str) -> None:
+    """Refuse a value of another kind than a method's signature says; others pass."""
+    kind = KINDS.get(annotation)
+    if kind is None:
+        return
+    words = {"float": "a number", "int": "a whole number", "Sequence[str]": "a list of names"}
+    right = isinstance(value, kind) and not (isinstance(value, bool) and annotation != "bool")
+    if annotation == "Sequence[str]":
+        right = right and all(isinstance(one, str) for one in value)
+    if not right:
+        raise InputError(f"{key}={value} must be {words.get(annotation, 'a name')}.")
 
 
 def layers_for(layers: str, classes: int) -> tuple[notation.Layer, ...]:

@@ -105,6 +105,7 @@ class Learner(LightningModule):
         self.seconds_before = 0.0  # in an earlier process, when this training goes on from there
         self.seconds_trained = 0.0
         self.diverged = [False] * len(members)
+        self.stopped: list[int | None] = [None] * len(members)  # after which epoch, by patience
         self._sums: list[dict[str, Tensor | float]] = []
         self._metrics: list[dict[str, float]] | None = None
 
@@ -145,7 +146,7 @@ class Learner(LightningModule):
         first = batch_idx * self.chunk_steps
         rank, world = self.trainer.global_rank, self.trainer.world_size
         for k, member in enumerate(self.members):
-            if self.diverged[k]:
+            if not self.active[k]:
                 continue
             x, y, samples = batch[member.seed]
             x = self.numerics.arrange(x)
@@ -180,13 +181,35 @@ class Learner(LightningModule):
         if self._metrics is None:
             self._metrics = [self._read(sums) for sums in self._sums]
             for k, metrics in enumerate(self._metrics):
-                self.diverged[k] = not math.isfinite(metrics.get("loss", math.nan))
-            self.trainer.should_stop = self.trainer.should_stop or all(self.diverged)
+                if self.active[k]:
+                    self.diverged[k] = not math.isfinite(metrics.get("loss", math.nan))
+            self.stop_if_done()
         return self._metrics
+
+    @property
+    def active(self) -> list[bool]:
+        """Which nets are still in training: neither diverged nor out of patience."""
+        pairs = zip(self.diverged, self.stopped, strict=True)
+        return [not diverged and stopped is None for diverged, stopped in pairs]
+
+    def stop(self, k: int) -> None:
+        """Train net k no further; what it did until now counts."""
+        if self.stopped[k] is None:
+            self.stopped[k] = self.current_epoch + 1
+        self.stop_if_done()
+
+    def stop_if_done(self) -> None:
+        """End the training when no net is in it any more."""
+        self.trainer.should_stop = self.trainer.should_stop or not any(self.active)
+
+    def may_be_kept(self, k: int) -> bool:
+        """Whether the weights are of the kind that was asked for: averaged, with ``swa``."""
+        average = self.averages[k]
+        return self.members[k].averaging != "swa" or bool(average and int(average.n_averaged))
 
     def on_train_epoch_end(self) -> None:
         """Show the mean over the nets in the progress bar."""
-        values = [m.get("val_error", m.get("loss", math.nan)) for m in self.metrics()]
+        values = [m.get("val_error", m.get("loss", 0.0)) for m in self.metrics()]
         name = "val_error" if "val_error" in self.metrics()[0] else "loss"
         self.log(name, sum(values) / len(values), prog_bar=True)
 
@@ -263,7 +286,7 @@ class Learner(LightningModule):
         member, generator = self.members[k], self.generators[k]
         method, z_BC = member.method, None
         if member.teacher is not None:
-            z_BC = self._ask(member.teacher, x, k)
+            z_BC = method.step_target(self._ask(member.teacher, x, k), generator)
         elif member.target is not None:
             z_BC = method.step_target(member.target[samples], generator)
         if z_BC is not None and member.clean_target is not None:

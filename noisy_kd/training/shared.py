@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from noisy_kd.training import assembly, store
 def share_images(data: ImageDataModule, folder: Path) -> Path:
     """Put the images into the store, once; returns their file."""
     digests = [data.source_digest, data.test_digest]
-    made_by = {"data": data.name, "layers": "", "images": digests}
+    labels = hashlib.sha256(data.published.test.labels.numpy().data).hexdigest()[:16]
+    made_by = {"data": data.name, "layers": "", "images": digests, "test_labels": labels}
+    made_by["classes"] = list(data.classes)
 
     def make(_: Path) -> dict[str, Any]:
         parts = {"train": data.published.train, "test": data.published.test}

@@ -85,7 +85,7 @@ def train_students(
     logs = RunLogs([assembly.loggers(c, d) for c, d in zip(configs, directories, strict=True)])
     callbacks = [best, resume, logs, *assembly.displays(first, bar=watch is None)]
     if watch is not None:
-        callbacks.append(Progress([directory.name for directory in directories], watch))
+        callbacks.append(Progress([str(directory) for directory in directories], watch))
     trainer = assembly.trainer(first, learner.epochs, callbacks)
     fit(learner, trainer)
     return [
@@ -120,6 +120,7 @@ def _trained(learner: Learner, k: int, best: Best, epochs: int, checkpoint: Path
     steps = learner.updates(k)
     if best.weights:
         net.load_state_dict(best.weights)
+    epochs = learner.stopped[k] or epochs
     samples = len(learner.table) * epochs
     net.eval().to(learner.numerics.device)  # Lightning leaves it on the CPU
     seconds, diverged = learner.seconds_trained, learner.diverged[k]
