@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import sys
 import time
@@ -241,6 +242,7 @@ def _write_onnx(
         verbose=False,
     )
     content = onnx.load(str(file))
+    del content.graph.value_info[:]  # inner shapes, which quantisation would find contradicted
     onnx.helper.set_model_props(content, {"noisy_kd": json.dumps(about)})
     onnx.save(content, str(file))
 
@@ -248,6 +250,7 @@ def _write_onnx(
 def _quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
     from onnxruntime import quantization
 
+    logging.getLogger().setLevel(logging.ERROR)  # its advice on a step that changes nothing here
     if kind == "dynamic":
         quantization.quantize_dynamic(str(file), str(small))
         return

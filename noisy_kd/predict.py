@@ -28,9 +28,10 @@ def main() -> None:
     options = parser.parse_args()
     run, about = load(options.model)
     for file in options.images:
-        probabilities = run(read_image(file, about["input_shape"])).softmax(dim=1)[0]
-        best = int(probabilities.argmax())
-        print(f"{file}: {about['classes'][best]} ({float(probabilities[best]):.1%})")
+        logits = run(read_image(file, about["input_shape"])).detach()
+        best = logits.softmax(dim=1).max(dim=1)
+        name = about["classes"][int(best.indices[0])]
+        print(f"{file}: {name} ({float(best.values[0]):.1%})")
 
 
 def load(model: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:

@@ -1,0 +1,132 @@
+"""A student to take away: in every form it says the same, and files are classified."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SHORT
+from PIL import Image
+
+import noisy_kd
+from noisy_kd.config import compose
+from noisy_kd.errors import InputError
+from noisy_kd.export import ENDINGS, export, runner
+from noisy_kd.predict import load, read_image
+from noisy_kd.runs import load_data, load_preprocessing, load_student, load_teacher, read_result
+from noisy_kd.training.run import run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, store):
+    directory = tmp_path_factory.mktemp("run")
+    overrides = [*SHORT, f"store={store}", "trainer.max_epochs=8", "optimizer.lr=0.01"]
+    run([compose(overrides)], [directory])
+    return directory
+
+
+@pytest.mark.parametrize("with_preprocessing", [False, True])
+@pytest.mark.parametrize("form", ENDINGS)
+def test_every_form_is_the_same_student(form, with_preprocessing, finished, tmp_path):
+    file = tmp_path / f"student{ENDINGS[form]}"
+    facts = export(finished, form, with_preprocessing, output=file)
+    result = read_result(finished)
+    assert facts["exported"]["errors"] == facts["original_errors"] == result["test_errors"]
+    assert facts["exported"]["largest_difference"] < 1e-4
+    assert facts["exported"]["bytes"] == file.stat().st_size
+    pixels = load_data(finished).test_images.pixels[:7]
+    prepared = load_preprocessing(finished)(pixels)
+    x = pixels if with_preprocessing else prepared
+    with torch.no_grad():
+        assert torch.allclose(runner(file)(x), load_student(finished)(prepared), atol=1e-4)
+    card = file.with_suffix(".md").read_text()
+    for fact in (f"{result['test_errors']} of 360", result["student_layers"], "CC BY 4.0"):
+        assert fact in card
+    assert any("teacher, torch, batch 64" in name for name in facts["latency"])
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_int8_comes_with_its_error(kind, finished, tmp_path):
+    facts = export(finished, "onnx", True, kind, tmp_path / "student.onnx")
+    small = facts["int8"]
+    assert small["bytes"] < facts["exported"]["bytes"]
+    assert abs(small["errors"] - facts["original_errors"]) < 36
+    assert 0 < small["largest_difference"] < 20
+
+
+def test_the_check_sees_a_difference(finished, tmp_path, monkeypatch):
+    honest = noisy_kd.export.runner
+    monkeypatch.setattr("noisy_kd.export.runner", lambda file: lambda x: honest(file)(x) + 0.5)
+    facts = export(finished, "safetensors", output=tmp_path / "student.safetensors")
+    assert facts["exported"]["largest_difference"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_student_in_one_line(finished):
+    student = noisy_kd.load_student(finished)
+    assert isinstance(student, torch.nn.Module)
+    assert not student.training
+    teacher = load_teacher(finished, load_data(finished))
+    assert (
+        sum(p.numel() for p in teacher.parameters()) == read_result(finished)["teacher_parameters"]
+    )
+
+
+@pytest.fixture
+def images(finished, tmp_path):
+    data = load_data(finished)
+    files = []
+    for i in range(5):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(data.test_images.pixels[i, 0].numpy()).save(files[-1])
+    return files, data.test_images.pixels[:5]
+
+
+def command(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_files_are_classified_by_a_run_and_by_an_exported_file(finished, images, tmp_path):
+    files, pixels = images
+    export(finished, "onnx", True, output=tmp_path / "student.onnx")
+    guess = load_student(finished)(load_preprocessing(finished)(pixels)).argmax(dim=1).tolist()
+    for model in (finished, tmp_path / "student.onnx"):
+        done = command(tmp_path, "noisy_kd.predict", model, *files)
+        assert done.returncode == 0, done.stderr
+        said = [int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines()]
+        assert said == guess
+        assert done.stderr == ""
+
+
+def test_images_of_other_sizes_and_colours_are_fitted(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "colour.png")
+    assert read_image(tmp_path / "colour.png", [1, 8, 8]).shape == (1, 1, 8, 8)
+    same = read_image(tmp_path / "colour.png", [3, 20, 30])
+    assert torch.equal(same[0].permute(1, 2, 0), torch.from_numpy(colours))
+
+
+def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    export(finished, "onnx", False, output=tmp_path / "bare.onnx")
+    export(finished, "torch_export", True, output=tmp_path / "some.pt2")
+    with pytest.raises(InputError, match="--with-preprocessing"):
+        load(tmp_path / "bare.onnx")
+    with pytest.raises(InputError, match="says nothing of its classes"):
+        load(tmp_path / "some.pt2")
+    with pytest.raises(InputError, match="there is no"):
+        load(tmp_path / "none.onnx")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        read_image(tmp_path / "text.png", [1, 8, 8])
+    wrong = command(tmp_path, "noisy_kd.export", tmp_path)
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+    wrong = command(
+        tmp_path, "noisy_kd.export", finished, "--format", "safetensors", "--int8", "static"
+    )
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
