@@ -49,7 +49,7 @@ def print_closing(result: Result, baseline: Result | None, directory: Path) -> N
         f"{result['teacher_multiplications']:,}",
         f"{result['multiplications']:,}",
     )
-    table.add_row("compression", "", f"{result['compression']:.2f}x")
+    table.add_row("compression (mult.)", "", f"{result['compression']:.2f}x")
     table.add_row("baseline*", "", _against(result, baseline))
     console = Console()
     console.print(table)

@@ -147,7 +147,7 @@ def test_runs_that_cannot_be_evaluated_do_not_stop_the_others(finished, tmp_path
     (tmp_path / "broken").mkdir()
     done = command(tmp_path, "broken", str(finished[0]), "--on", "clean", "--limit", "50")
     assert done.returncode == 2
-    assert "1 of 2 skipped" in done.stderr
+    assert "1 of 2 runs skipped" in done.stderr
     assert "clean" in done.stdout
 
 

@@ -232,3 +232,11 @@ def test_a_teacher_that_fails_stops_its_group_alone(sweep, tmp_path):
     assert done.returncode == 1
     assert "the teacher's loss is no longer finite" in done.stderr
     assert sorted(r["status"] for r in results(tmp_path).values()) == ["done", "failed"]
+
+
+@pytest.mark.parametrize("other", ["joblib", "submitit_local"])
+def test_hydras_plugins_for_other_launchers_keep_working(other, sweep, tmp_path):
+    pytest.importorskip(f"hydra_plugins.hydra_{other.partition('_')[0]}_launcher")
+    done = sweep("method.sigma=0,0.5", "seed=1", f"hydra/launcher={other}")
+    assert done.returncode == 0, done.stderr
+    assert [r["status"] for r in results(tmp_path).values()] == ["done"] * 2

@@ -395,3 +395,24 @@ def test_a_sweeps_own_runs_are_shown_whatever_they_are():
     (table,) = report(sweeps.read("table1"), found, own=True)
     assert [line[0] for line in table.rows] == ["0", "0.123"]
     assert [line[1] for line in table.rows] == ["20.00", "20.00"]
+
+
+@pytest.mark.parametrize(
+    "word, what",
+    [
+        ("method.sigm=3", "method.sigm is not a setting of any run"),
+        ("trainer.max_epochs=abc", "no run has trainer.max_epochs=abc; there are: 30"),
+        ("data=mnst", "no run has data=mnst; there are: mnist"),
+    ],
+)
+def test_settings_that_no_run_has_are_refused(word, what, folder):
+    done = command(folder, "table1", word)
+    assert done.returncode == 2
+    assert what in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_list_is_there_before_any_run(tmp_path):
+    done = command(tmp_path)
+    assert done.returncode == 0
+    assert "0 of 11" in done.stdout

@@ -51,7 +51,7 @@ def main() -> None:
         else:
             print(f"{directory}\n{told(found)}")
     if refused:
-        raise InputError(f"{len(refused)} of {len(options.runs)} skipped: {refused[0]}")
+        raise InputError(f"{len(refused)} of {len(options.runs)} runs skipped.")
 
 
 def evaluate(

@@ -1,11 +1,19 @@
 """Where Hydra finds this project's plugins: Hydra 1.3 looks in the namespace hydra_plugins."""
 
+import os
 import sys
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parent
+
 
 def add_to_path() -> None:
-    """Put the folder that holds ``hydra_plugins`` on the path; before ``hydra.main`` runs."""
-    folder = str(Path(__file__).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
+    """Put the folder that holds ``hydra_plugins`` on the path; before ``hydra.main`` runs.
+
+    Also, with the project's own folder, on that of the processes which launchers start.
+    """
+    if str(HERE) not in sys.path:
+        sys.path.append(str(HERE))
+    known = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    own = [str(path) for path in (HERE.parents[1], HERE) if str(path) not in known]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*known, *own])

@@ -20,6 +20,7 @@ from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.report.tables import Table
 from noisy_kd.runs import Result
 
+RUNS = Path("runs")
 FORMATS = {"md": tables.as_markdown, "html": tables.as_html, "csv": tables.as_csv}
 
 
@@ -32,18 +33,21 @@ def main() -> None:
         "robustness: what python -m noisy_kd.evaluation has found.",
     )
     parser.add_argument("what", nargs="*", metavar="SWEEP or KEY=VALUE")
-    parser.add_argument("--results", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=RUNS, help="folder of the runs")
     parser.add_argument("--format", choices=["text", *FORMATS], default="text")
     parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
     options = parser.parse_intermixed_args()
     names = [word for word in options.what if "=" not in word and word != "robustness"]
     chosen = settings([word for word in options.what if "=" in word])
     asked = [sweeps.read(name) for name in names]
+    if options.plot is not None:
+        _check_plot(asked, options.plot)
     found = read(options.results)
+    _check_settings(chosen, found)
     if "robustness" in options.what:
         tables_of = robustness.tables(robustness.evaluated(options.results), chosen)
         if not tables_of:
-            raise InputError("no run was evaluated: python -m noisy_kd.evaluation RUN_DIR ...")
+            raise InputError("no such run was evaluated: python -m noisy_kd.evaluation RUN_DIR ...")
     elif not names:
         tables_of = [overview(found, options.results)]
     else:
@@ -58,13 +62,13 @@ def main() -> None:
 
 
 def read(folder: Path) -> list[Result]:
-    """All results below a folder, one directory deep.
+    """All results below a folder, one directory deep; none if the default one is not there.
 
     Raises:
         InputError: if there is no such folder.
     """
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: name the one of the runs, --results DIR.")
+    if not folder.is_dir() and folder != RUNS:
+        raise InputError(f"there is no folder {folder}: --results names the folder of the runs.")
     return [result for _, result in runs.results(folder)]
 
 
@@ -77,6 +81,29 @@ def settings(words: Sequence[str]) -> dict[str, list[Value]]:
             layers = [notation.notation(notation.parse(str(one))) for one in found[key]]
             found[key] = list(layers)
     return found
+
+
+def _check_settings(chosen: Mapping[str, list[Value]], found: Sequence[Result]) -> None:
+    """Refuse a setting that no run has: the table would be empty, or not what was asked for.
+
+    Raises:
+        InputError: with the values that there are.
+    """
+    runs_ = [run for run in found if "settings" in run]
+    for key, values in chosen.items() if runs_ else ():
+        there = {cells.value(run, key) for run in runs_} - {cells.NOWHERE}
+        if not there:
+            raise InputError(f"{key} is not a setting of any run.")
+        if not there & set(values):
+            told = ", ".join(sorted(tables.text(one) for one in there))
+            raise InputError(f"no run has {key}={tables.text(values[0])}; there are: {told}.")
+
+
+def _check_plot(asked: list[Sweep], file: Path) -> None:
+    if len(asked) != 1:
+        raise InputError("--plot draws one sweep: name one.")
+    if file.suffix not in (".png", ".svg"):
+        raise InputError(f"--plot {file}: choose a name that ends in .png or .svg.")
 
 
 def report(
@@ -111,8 +138,6 @@ def _plot(
 ) -> None:
     from noisy_kd.report.plots import draw
 
-    if len(asked) != 1:
-        raise InputError("--plot draws one sweep: name one.")
     blocks: list[Block] = cells.blocks(asked[0], found, chosen)
     if len(blocks) > 1:
         told = "; ".join(", ".join(f"{k}={v}" for k, v in b.settings.items()) for b in blocks)

@@ -51,10 +51,17 @@ def table(sweep: Sweep, block: Block) -> Table:
     title = f"{sweep.name}: {sweep.title}" + (f" ({settings})" if settings else "")
     beside = sweep.paper and block.is_papers
     heads = [SHORT.get(axis, axis) for axis in axes] + MEASURES + (PAPER if beside else [])
-    notes = [NOTE] if seeds else []
+    notes = [_what(block), NOTE] if seeds else []
     if not any(cell.done for cell in block.baselines.values()) and seeds:
         notes.append("The baseline is missing: the same runs with method=logit_regression.")
     return Table(title, heads, rows, notes + _gaps(block))
+
+
+def _what(block: Block) -> str:
+    """Data, networks and length of the runs."""
+    run = next(run for cell in block.cells for run in cell.runs.values())
+    epochs = f"{run['settings']['max_epochs']:g} epochs"
+    return f"{run['dataset']}, {run['teacher']} -> {run['student']}, {epochs}."
 
 
 def best_table(sweep: Sweep, block: Block) -> Table | None:

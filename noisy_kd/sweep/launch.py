@@ -119,9 +119,10 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
                 command.forget(job.config, job.directory)
     configs = {place: job.config for place, job in by_place.items() if job.config is not None}
     groups = grid.groups([configs[place] for place in todo], [Path(place) for place in todo])
+    begun = sum((job.directory / "last.ckpt").exists() for job in todo.values())
     log.info(
-        "%d runs: %d to train in %d groups, %d finished.",
-        *(len(by_place), len(todo), len(groups), len(by_place) - len(todo)),
+        "%d runs: %d finished, %d to train in %d group(s), of which %d go on where they stopped.",
+        *(len(by_place), len(by_place) - len(todo), len(todo), len(groups), begun),
     )
     if not todo:
         return {}

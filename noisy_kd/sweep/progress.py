@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     TextColumn("{task.fields[done]}/{task.fields[runs]} runs"),
@@ -33,6 +36,7 @@ class SweepBar:
         self.so_far = {name: epochs[name] if name in done else 0 for name in epochs}
         self.errors: dict[str, float] = {}
         terminal = Console(stderr=True).is_terminal
+        self.told, self.tells = 0, shown and not terminal
         self.bar = Progress(
             *COLUMNS, console=Console(stderr=True), disable=not (shown and terminal)
         )
@@ -59,6 +63,12 @@ class SweepBar:
             if error is not None:
                 self.errors[name] = error
         self.bar.update(self.task, completed=self._completed, **self._fields())
+        percent = 100 * self._completed // max(1, sum(self.epochs.values()))
+        if self.tells and percent // 10 > self.told:  # no terminal: a line every ten percent
+            self.told = percent // 10
+            log.info(
+                "%(done)s of %(runs)s runs done, mean validation error %(error)s", self._fields()
+            )
 
     @property
     def _completed(self) -> int:
