@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 
 COLUMNS = (
     TextColumn("{task.fields[done]}/{task.fields[runs]} runs"),
-    BarColumn(),
+    BarColumn(bar_width=16),
     TextColumn("{task.percentage:.0f}%"),
-    TextColumn("mean validation error {task.fields[error]}"),
+    TextColumn("val. error {task.fields[error]}"),
     TimeElapsedColumn(),
     TextColumn("left"),
     TimeRemainingColumn(),
