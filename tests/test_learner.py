@@ -201,8 +201,9 @@ def test_the_learning_rate_follows_its_schedule(short, digits, logits, float32):
         steps = EPOCHS * 20
         done = [(20 * (epoch + 1) - 1) / steps for epoch in range(EPOCHS)]
         assert watch.rates == pytest.approx([1e-3 * SCHEDULES[name](d) for d in done])
-    assert [f(0.0) for f in SCHEDULES.values()] == [1, 1, 1]
-    assert [f(1.0) for f in SCHEDULES.values()] == [1, 0, 0]
+    assert [f(0.0) for f in SCHEDULES.values()] == [1, 1, 1, 1]
+    assert [f(1.0) for f in SCHEDULES.values()] == pytest.approx([1, 0, 0, 0.01])
+    assert [SCHEDULES["step"](d) for d in (0.49, 0.5, 0.75)] == pytest.approx([1, 0.1, 0.01])
 
 
 def test_several_mini_batches_in_a_lightning_step_change_nothing(short, digits, logits, float32):
