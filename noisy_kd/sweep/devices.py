@@ -170,15 +170,18 @@ def _serve(device: str, threads: int, pipe: Connection) -> None:
 
     torch.set_num_threads(threads)
 
-    def watch(epochs: dict[str, Any]) -> None:
-        pipe.send(("epoch", epochs))
+    def send(kind: str, content: Any) -> None:
+        try:
+            pipe.send((kind, content))
+        except OSError:  # nobody listens any more: the sweep's process has ended
+            os._exit(1)
 
     while True:
         try:
             part = pipe.recv()
         except EOFError:
             return
-        pipe.send(("done", work.train(part, watch)))
+        send("done", work.train(part, lambda epochs: send("epoch", epochs)))
 
 
 def _end_with_parent() -> None:
