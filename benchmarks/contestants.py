@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from noisy_kd.config import Config, compose
 from noisy_kd.data import Cifar10, ImageDataModule, Mnist
@@ -190,9 +190,8 @@ def hand_loop(p: Problem) -> float:
 
 
 def kd_lib(p: Problem) -> float:
-    """KD_Lib's NoisyTeacher as its users call it; its text part is stubbed out of the import."""
-    for name in ("transformers", "torchtext", "torchtext.legacy"):
-        sys.modules.setdefault(name, _Anything(name))
+    """KD_Lib's NoisyTeacher as its users call it; its text half, which needs more, is left out."""
+    sys.modules["KD_Lib.KD.text"] = _Anything("KD_Lib.KD.text")
     from KD_Lib.KD.vision.noisy.noisy_teacher import NoisyTeacher
 
     net, loader = p.student(), DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True)
@@ -224,10 +223,10 @@ def torchdistill(p: Problem) -> float:
     io = {"forward_proc": "forward_batch_only", "sequential": [], "requires_grad": True}
     config = {
         "num_epochs": 1,
-        "train_data_loader": {"dataset_id": "train", "random_sample": True, "kwargs": {}},
-        "val_data_loader": {"dataset_id": "val", "kwargs": {}},
-        "teacher": {**io, "requires_grad": False, "forward_hook": {"input": [], "output": ["."]}},
-        "student": {**io, "forward_hook": {"input": [], "output": ["."]}},
+        "train_data_loader": {"dataset_id": "train", "sampler": {"class_or_func": RandomSampler}},
+        "val_data_loader": {"dataset_id": "val", "sampler": {"class_or_func": SequentialSampler}},
+        "teacher": {**io, "requires_grad": False},
+        "student": io,
         "optimizer": {"key": "Adam", "kwargs": {"lr": 0.001}},
         "criterion": {
             "key": "WeightedSumLoss",
@@ -243,14 +242,14 @@ def torchdistill(p: Problem) -> float:
     for part in ("train_data_loader", "val_data_loader"):
         config[part]["kwargs"] = {"batch_size": BATCH}  # type: ignore[index]
     sets = {"train": loader.dataset, "val": TensorDataset(p.x[:64], p.y[:64])}
-    box = get_distillation_box(p.teacher, net, sets, config, "cpu", [], False, 1.0)
+    box = get_distillation_box(p.teacher, net, sets, config, torch.device("cpu"), [], False, 1.0)
 
     def steps() -> Iterator[None]:
         box.pre_epoch_process(epoch=0)
         p.teacher.eval()
-        for x, y in box.train_data_loader:
+        for x, y, extra in box.train_data_loader:
             with p.autocast():
-                loss = box.forward_process(x, y, None)
+                loss = box.forward_process(x, y, extra)
             box.post_forward_process(loss)
             yield
 

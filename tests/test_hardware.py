@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 
+from noisy_kd.model.network import build
 from noisy_kd.training import hardware
 
 CPU = torch.device("cpu")
@@ -56,3 +57,35 @@ def test_keeping_memory_is_for_glibc_alone(monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("not here"))
     hardware._keep_memory.__wrapped__()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "layers", ["FC30-FC5", "[C3(S1P1)@4-MP2(S2)]-FC30-FC5", "C3(S1P1)@5-AP8(S1)"]
+)
+def test_bf16_is_near_float32_by_either_route(monkeypatch, layers, exact):
+    """Fully connected layers: under autocast, or in float32 tensors with oneDNN's bf16 products."""
+    monkeypatch.setattr(hardware, "_medium_is_exact", lambda: exact)
+    numerics, net = hardware.Numerics(CPU, "bf16", fast=True), build(layers, (3, 8, 8), 5, seed=0)
+    x = torch.randn(16, 3, 8, 8)
+    before = torch.get_float32_matmul_precision()
+    with numerics.products():
+        assert torch.get_float32_matmul_precision() == (before if exact else "medium")
+        g = numerics.logits(net, x)
+        g.square().sum().backward()
+    assert torch.get_float32_matmul_precision() == before
+    assert g.dtype == torch.float32
+    got = [parameter.grad.clone() for parameter in net.parameters()]
+    net.zero_grad()
+    plain = net(x)
+    plain.square().sum().backward()
+    assert (g - plain).norm() < 0.02 * plain.norm()
+    for gradient, parameter in zip(got, net.parameters(), strict=True):
+        assert (gradient - parameter.grad).norm() < 0.05 * parameter.grad.norm()
+
+
+def test_float32_uses_no_bf16_product(monkeypatch):
+    monkeypatch.setattr(hardware, "_medium_is_exact", lambda: False)
+    assert not hardware.Numerics(CPU, "32", fast=True).own_products
+    assert not hardware.Numerics(CPU, "bf16", fast=False).own_products
+    assert not hardware.Numerics(torch.device("cuda"), "bf16", fast=True).own_products

@@ -15,7 +15,7 @@ WINDOW_STD = 2.0  # pixels; the papers do not give it
 
 def scale(images_BCHW: Tensor) -> Tensor:
     """uint8 pixels to float32 in [0, 1]."""
-    return images_BCHW.float() / 255
+    return images_BCHW.to(torch.float32, copy=True).div_(255)
 
 
 def mirror(images_BCHW: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class SubtractMean(nn.Module):
         self.register_buffer("mean", mean)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        return scale(images_BCHW) - self.mean
+        return scale(images_BCHW).sub_(self.mean)
 
 
 class LocalContrastNormalisation(nn.Module):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -43,6 +44,39 @@ class Numerics:
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
         return nullcontext()
+
+    def logits(self, net: nn.Module, x: Tensor) -> Tensor:
+        """The net's logits, [B, C], in float32.
+
+        In bf16 under autocast; but with :attr:`own_products` the fully connected layers of our
+        own nets outside of it: that spares casts of their weights and gradients at each step.
+        """
+        layers = list(net) if isinstance(net, nn.Sequential) and self.own_products else []
+        flat = [k for k, layer in enumerate(layers) if isinstance(layer, nn.Flatten)]
+        with self.autocast():
+            for layer in layers[: flat[0]] if flat else [net]:
+                x = layer(x)
+        x = x.float()
+        for layer in layers[flat[0] :] if flat else []:
+            x = layer(x)
+        return x
+
+    @property
+    def own_products(self) -> bool:
+        """Whether products of float32 matrices are made in bf16 by oneDNN itself (AMX)."""
+        bf16 = self.precision == "bf16" and self.device.type == "cpu"
+        return bf16 and self.fast and not _medium_is_exact()
+
+    @contextmanager
+    def products(self) -> Iterator[None]:
+        """While a net is trained: products of float32 matrices as :attr:`own_products` says."""
+        before = torch.get_float32_matmul_precision()
+        if self.own_products:
+            torch.set_float32_matmul_precision("medium")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     def arrange(self, x: Tensor) -> Tensor:
         """Images in the memory layout that convolutions are fastest in."""

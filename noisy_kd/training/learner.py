@@ -167,8 +167,7 @@ class Learner(LightningModule):
             z_BTC = self.teacher_logits[places.to(self.teacher_logits.device)]
             taught = self.members[0].method.clean_target(z_BTC).argmax(dim=1).to(self.device)
         for k in range(len(self.members)):
-            with self.numerics.autocast():
-                guess = self.judged(k)(x).argmax(dim=1)
+            guess = self.numerics.logits(self.judged(k), x).argmax(dim=1)
             self._add(k, val_count=len(y), val_errors=(guess != y).sum())
             if taught is not None:
                 self._add(k, agreements=(guess == taught).sum())
@@ -292,18 +291,15 @@ class Learner(LightningModule):
         if z_BC is not None and member.clean_target is not None:
             clean_BC = member.clean_target[samples]
             self._add(k, moved=(z_BC - clean_BC).square().sum(), size=clean_BC.square().sum())
-        with self.numerics.autocast():
-            g_BC = member.net(method.step_input(x, generator))
-        g_BC = method.step_output(g_BC.float(), generator)
+        g_BC = self.numerics.logits(member.net, method.step_input(x, generator))
+        g_BC = method.step_output(g_BC, generator)
         return method.loss(g_BC, z_BC, method.step_labels(y, g_BC.shape[1], generator))
 
     @torch.no_grad()
     def _ask(self, teacher: nn.Sequential, x: Tensor, k: int) -> Tensor:
         """A live teacher's logits, [B, C], with the dropout of net k."""
         set_dropout_generator(teacher, self.teacher_generators[k])
-        with self.numerics.autocast():
-            z_BC: Tensor = teacher(x)
-        return z_BC.float()
+        return self.numerics.logits(teacher, x)
 
     def _generator(self, member: Member, purpose: str) -> torch.Generator:
         """Keyed by seed and epoch, and by the device where several share a mini-batch."""
@@ -360,7 +356,8 @@ def fit(learner: Learner, trainer: Trainer) -> None:
     seeds = sorted({member.seed for member in learner.members})
     held_out = loader(learner.validation_table, 1000) if len(learner.validation_table) else None
     try:
-        trainer.fit(learner, {s: loader(learner.table, chunk, s) for s in seeds}, held_out)
+        with learner.numerics.products():
+            trainer.fit(learner, {s: loader(learner.table, chunk, s) for s in seeds}, held_out)
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
     if trainer.interrupted:
