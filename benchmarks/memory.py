@@ -1,13 +1,14 @@
 """python -m benchmarks.memory: largest resident size of a run against the size of its data.
 
-Files of the official formats with random pixels; one epoch of a small net, so that what is measured
-is the data's share. SVHN's size needs 4 GB on disk.
+Files of the official formats with random pixels (CIFAR-10: the real ones, from NOISY_KD_DATA); one
+epoch of a small net, so that what is measured is the data's share. SVHN's size needs 4 GB on disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import resource
 import subprocess
 import sys
@@ -17,24 +18,27 @@ from pathlib import Path
 import numpy as np
 
 TRAIN = str(Path(__file__).resolve().parent.parent / "train.py")
-SIZES = {"mnist": (60_000, 10_000), "svhn": (604_388, 26_032)}
+SIZES = {"mnist": (60_000, 10_000), "cifar10": (50_000, 10_000), "svhn": (604_388, 26_032)}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    parser.add_argument("--settings", default="mnist,svhn")
+    parser.add_argument("--settings", default="mnist,cifar10,svhn")
     for setting in parser.parse_args().settings.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            {"mnist": write_mnist, "svhn": write_svhn}[setting](Path(folder))
-            peak = run(setting, Path(folder))
-        images = sum(SIZES[setting]) * {"mnist": 784, "svhn": 3072}[setting]
+            root = Path(os.environ.get("NOISY_KD_DATA", "data") if setting == "cifar10" else folder)
+            if setting != "cifar10":
+                {"mnist": write_mnist, "svhn": write_svhn}[setting](root)
+            peak = run(setting, root, Path(folder))
+        images = sum(SIZES[setting]) * (784 if setting == "mnist" else 3072)
         print(f"{setting}: {images / 1e9:.2f} GB of images, peak {peak / 1e9:.2f} GB")
 
 
-def run(setting: str, folder: Path) -> float:
+def run(setting: str, root: Path, folder: Path) -> float:
     """Largest resident size, in bytes, of a whole run in a process of its own."""
-    command = [sys.executable, TRAIN, f"data={setting}", f"data.root={folder}"]
+    command = [sys.executable, TRAIN, f"data={setting}", f"data.root={root.resolve()}"]
+    command += [f"store={folder}/store"]
     command += ["data.download=false", "teacher.layers=FC10", "student.layers=FC10"]
     command += ["teacher.max_epochs=1", "trainer.max_epochs=1", "callbacks=quiet", "logger=csv"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
