@@ -1,8 +1,8 @@
 """Lightning callbacks: choice of the epoch, resuming, curves, progress."""
 
 from noisy_kd.callbacks.best import BestEpoch
-from noisy_kd.callbacks.logs import RunLogs
+from noisy_kd.callbacks.logs import RunLogs, WeightHistograms
 from noisy_kd.callbacks.progress import Progress
 from noisy_kd.callbacks.resume import Resume
 
-__all__ = ["BestEpoch", "Progress", "Resume", "RunLogs"]
+__all__ = ["BestEpoch", "Progress", "Resume", "RunLogs", "WeightHistograms"]

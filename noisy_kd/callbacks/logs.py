@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import nn
 
 if TYPE_CHECKING:
     from noisy_kd.training.learner import Learner
@@ -48,8 +49,31 @@ class RunLogs(Callback):
                     logger.save()
 
     def on_fit_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
-        """Write out what is buffered."""
+        """Write out what is buffered; the run adds its result before :func:`close`."""
         for loggers in self.loggers:
             for logger in loggers:
                 logger.save()
-                logger.finalize("success")
+
+
+def close(loggers: list[Logger]) -> None:
+    """Write a run's logs to the end."""
+    for logger in loggers:
+        logger.save()
+        logger.finalize("success")
+
+
+class WeightHistograms(Callback):
+    """The weights' distribution in TensorBoard, per layer, after every epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
+        """Log all weights and biases of every net."""
+        for logs in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(logs, RunLogs) and trainer.is_global_zero:
+                for k, loggers in enumerate(logs.loggers):
+                    self._add(learner.judged(k), loggers, trainer.current_epoch + 1)
+
+    def _add(self, net: nn.Module, loggers: list[Logger], epoch: int) -> None:
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, values in net.named_parameters():
+                    logger.experiment.add_histogram(f"weights/{name}", values.detach(), epoch)

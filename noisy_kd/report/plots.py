@@ -21,12 +21,10 @@ def draw(sweep: Sweep, block: Block, file: Path) -> None:
     """Draw a block of a sweep into a PNG or SVG file.
 
     Raises:
-        InputError: without matplotlib, for another kind of file, or without any run.
+        InputError: for another kind of file, or without any run.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise InputError("plots need matplotlib: pip install 'noisy-kd[plots]'.") from error
+    import matplotlib
+
     if file.suffix not in (".png", ".svg"):
         raise InputError(f"--plot {file}: choose a name that ends in .png or .svg.")
     if not any(cell.done for cell in block.cells):

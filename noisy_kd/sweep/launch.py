@@ -184,8 +184,13 @@ def _show_table(hydra: DictConfig, jobs: list[Job]) -> None:
     if hydra.job.config_name in sweeps.names():
         own = [runs.read_result(job.directory) for job in jobs]
         found = [result for result in own if result is not None]
-        for table in report(sweeps.read(hydra.job.config_name), found, own=True):
+        made = report(sweeps.read(hydra.job.config_name), found, own=True)
+        for table in made:
             show(table)
+        if any("tensorboard" in job.config.logger for job in jobs if job.config):
+            from noisy_kd.dashboard import add_sweep
+
+            add_sweep(Path(str(hydra.sweep.dir)), hydra.job.config_name, made)
 
 
 def _refuse_silence(jobs: list[Job], failed: dict[str, str]) -> None:

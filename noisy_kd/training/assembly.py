@@ -233,14 +233,18 @@ def best_epoch(config: Config) -> BestEpoch:
     return made
 
 
-def loggers(config: Config, directory: Path) -> list[Logger]:
-    """The loggers of one run; they write into its directory, one event file per run."""
+def loggers(config: Config, directory: Path, prefix: str = "") -> list[Logger]:
+    """The loggers of one run; they write into its directory, one event file per run.
+
+    A prefix, the teacher's, keeps its curves out of the charts of the students'.
+    """
     made: list[Logger] = []
     for node in filter(None, config.logger.values()):
         kind = get_class(node["_target_"])
         place: dict[str, Any] = {"save_dir": str(directory), "name": "", "version": ""}
         if issubclass(kind, TensorBoardLogger):
             place["default_hp_metric"] = False
+            place |= {"prefix": prefix} if prefix else {}
         if issubclass(kind, WandbLogger):
             place = {"save_dir": str(directory), "name": directory.name}
         made.append(instantiate(node, **place))

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import noisy_kd
-from noisy_kd import runs, summary
+from noisy_kd import dashboard, runs, summary
+from noisy_kd.callbacks.logs import close
 from noisy_kd.callbacks.progress import Watch
 from noisy_kd.config import Config, config_hash, identity, settings_hash
 from noisy_kd.data import ImageDataModule
@@ -65,10 +66,14 @@ def run(
     found = []
     for config, directory, student in zip(configs, directories, students, strict=True):
         errors = None if taught is None else teacher_errors(config, data, taught.test_logits)
-        result = describe_run(config, data) | outcome(student, data, errors)
+        logits = None if student.diverged else predict_logits(student.net, data.test_table())
+        result = describe_run(config, data) | outcome(student, data, logits, errors)
         result |= {"precision": numerics.precision, "device": device_name(numerics.device)}
         result |= {"stack_size": len(configs), "process": os.getpid(), "began": began}
         result |= {"ended": time.time(), "versions": versions()}
+        method = assembly.method(config)
+        dashboard.add_run(student.loggers, config, method, student, logits, data, taught, result)
+        close(student.loggers)
         keep(directory, config, student, data.preprocessing, result)
         found.append(result)
     return found
@@ -212,13 +217,12 @@ def describe_run(config: Config, data: ImageDataModule) -> Result:
     }
 
 
-def outcome(student: Trained, data: ImageDataModule, teacher_errors: int | None) -> Result:
-    """How it went; the one look at the test set, in float32, with the chosen weights."""
+def outcome(
+    student: Trained, data: ImageDataModule, logits_NC: Tensor | None, teacher_errors: int | None
+) -> Result:
+    """How it went; the logits are those of the test images, in float32, with the chosen weights."""
     size = len(data.test_images)
-    errors = None
-    if not student.diverged:
-        logits = predict_logits(student.net, data.test_table())
-        errors = count_errors(logits, data.test_images.labels)
+    errors = None if logits_NC is None else count_errors(logits_NC, data.test_images.labels)
     return {
         "status": "diverged" if student.diverged else "done",
         "test_error": None if errors is None else errors / size,

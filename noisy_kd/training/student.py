@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from noisy_kd.callbacks import Progress, Resume, RunLogs
@@ -31,6 +32,7 @@ class Trained:
     steps: int
     diverged: bool
     checkpoint: Path
+    loggers: list[Logger]
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,14 @@ def train_students(
     best = assembly.best_epoch(first)
     identity = [f"{config_hash(config)} in {numerics.precision}" for config in configs]
     resume = Resume(checkpoints, best, identity)
-    logs = RunLogs([assembly.loggers(c, d) for c, d in zip(configs, directories, strict=True)])
-    callbacks = [best, resume, logs, *assembly.displays(first, bar=watch is None)]
+    loggers = [assembly.loggers(c, d) for c, d in zip(configs, directories, strict=True)]
+    callbacks = [best, resume, RunLogs(loggers), *assembly.displays(first, bar=watch is None)]
     if watch is not None:
         callbacks.append(Progress([str(directory) for directory in directories], watch))
     trainer = assembly.trainer(first, learner.epochs, callbacks)
     fit(learner, trainer)
     return [
-        _trained(learner, k, best.best[k], trainer.current_epoch, checkpoints[k])
+        _trained(learner, k, best.best[k], trainer.current_epoch, checkpoints[k], loggers[k])
         for k in range(len(configs))
     ]
 
@@ -115,7 +117,9 @@ def _member(
     )
 
 
-def _trained(learner: Learner, k: int, best: Best, epochs: int, checkpoint: Path) -> Trained:
+def _trained(
+    learner: Learner, k: int, best: Best, epochs: int, checkpoint: Path, loggers: list[Logger]
+) -> Trained:
     net = learner.members[k].net
     steps = learner.updates(k)
     if best.weights:
@@ -124,7 +128,7 @@ def _trained(learner: Learner, k: int, best: Best, epochs: int, checkpoint: Path
     samples = len(learner.table) * epochs
     net.eval().to(learner.numerics.device)  # Lightning leaves it on the CPU
     seconds, diverged = learner.seconds_trained, learner.diverged[k]
-    return Trained(net, best, epochs, seconds, samples, steps, diverged, checkpoint)
+    return Trained(net, best, epochs, seconds, samples, steps, diverged, checkpoint, loggers)
 
 
 def new_student(config: Config, data: ImageDataModule) -> nn.Sequential:

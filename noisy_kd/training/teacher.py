@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noisy_kd.callbacks import BestEpoch, Resume, RunLogs
+from noisy_kd.callbacks.logs import close
 from noisy_kd.config import Config, Teacher, network_name
 from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError, TrainingError
@@ -121,12 +122,16 @@ def _from_store(
     if messy is not None:
         made_by["random_labels"] = messy.rate
 
+    origin = "from the store"
+
     def make(work: Path) -> dict[str, Any]:
+        nonlocal origin
+        origin = "trained"
         log.info("Training the teacher %s.", name)
         return _train(config, data, numerics, net, work, logs)
 
     weights, facts = store.get_or_make(Path(config.store), "teacher", made_by, make)
-    log.info("Teacher %s: %s.", name, store.told(facts))
+    log.info("Teacher %s, %s: %s.", name, origin, store.told(facts))
     return weights
 
 
@@ -182,14 +187,11 @@ def _train(
     )
     best = BestEpoch()
     resume = Resume([work / "last.ckpt"], best, [work.name])
-    callbacks = [
-        best,
-        resume,
-        RunLogs([assembly.loggers(config, logs)]),
-        *assembly.displays(config),
-    ]
+    loggers = assembly.loggers(config, logs, prefix="teacher")
+    callbacks = [best, resume, RunLogs([loggers]), *assembly.displays(config)]
     trainer = assembly.trainer(config, teacher.max_epochs, callbacks, one_device=True)
     fit(learner, trainer)
+    close(loggers)
     if learner.diverged[0]:
         shutil.rmtree(work)
         raise TrainingError(
