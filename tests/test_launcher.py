@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import ROOT, SHORT
 from hydra import version
 from hydra.core.plugins import Plugins
@@ -232,6 +233,18 @@ def test_a_teacher_that_fails_stops_its_group_alone(sweep, tmp_path):
     assert done.returncode == 1
     assert "the teacher's loss is no longer finite" in done.stderr
     assert sorted(r["status"] for r in results(tmp_path).values()) == ["done", "failed"]
+
+
+def test_a_search_minimises_the_validation_error_through_the_stacking_launcher(sweep, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done = sweep("hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=3", name="search")
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path)
+    assert sorted(result["stack_size"] for result in found.values()) == [2, 2, 3, 3, 3]
+    best = yaml.safe_load((tmp_path / "runs" / "optimization_results.yaml").read_text())
+    assert best["best_value"] == min(result["val_error"] for result in found.values())
+    chosen = [r for r in found.values() if r["val_error"] == best["best_value"]]
+    assert best["best_params"]["method.sigma"] in [result["sigma"] for result in chosen]
 
 
 @pytest.mark.parametrize("other", ["joblib", "submitit_local"])

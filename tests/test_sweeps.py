@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from noisy_kd.config import CONF, SWEEPS, read, register_resolvers, run_name
 from noisy_kd.plugins import add_to_path
 
-NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml") if file.stem != "search")
 add_to_path()
 
 

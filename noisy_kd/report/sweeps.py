@@ -38,8 +38,9 @@ class Sweep:
 
 
 def names() -> list[str]:
-    """All sweeps there are."""
-    return sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+    """All sweeps over a grid; a search has no table."""
+    files = SWEEPS.glob("*.yaml")
+    return sorted(file.stem for file in files if "hydra/sweeper:" not in file.read_text())
 
 
 def read(name: str) -> Sweep:
