@@ -89,3 +89,22 @@ def test_float32_uses_no_bf16_product(monkeypatch):
     assert not hardware.Numerics(CPU, "32", fast=True).own_products
     assert not hardware.Numerics(CPU, "bf16", fast=False).own_products
     assert not hardware.Numerics(torch.device("cuda"), "bf16", fast=True).own_products
+
+
+@pytest.mark.parametrize("pool", ["MP2(S2)", "MP3(S2)"])
+def test_relu_after_the_pool_gives_the_same_values_and_gradients(pool):
+    net = build(f"[C3(S1P1)@4-{pool}]-[C3(S1P1)@6-{pool}]-FC5", (3, 9, 9), 5, seed=0)
+    x = torch.randn(8, 3, 9, 9)
+    found = []
+    for fast in (False, True):
+        net.zero_grad()
+        g = hardware.Numerics(CPU, "32", fast).logits(net, x)
+        g.square().sum().backward()
+        found.append([g.detach(), *[parameter.grad.clone() for parameter in net.parameters()]])
+    for plain, reordered in zip(*found, strict=True):
+        assert torch.equal(plain, reordered)
+
+
+def test_an_average_pool_keeps_its_place():
+    layers = [torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+    assert hardware.relu_after_pool(layers) == [*layers[:2], layers[3], layers[2]]

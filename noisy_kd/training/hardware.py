@@ -51,15 +51,20 @@ class Numerics:
         In bf16 under autocast; but with :attr:`own_products` the fully connected layers of our
         own nets outside of it: that spares casts of their weights and gradients at each step.
         """
-        layers = list(net) if isinstance(net, nn.Sequential) and self.own_products else []
+        layers = list(net) if self.fast and isinstance(net, nn.Sequential) else [net]
+        layers = relu_after_pool(layers)
         flat = [k for k, layer in enumerate(layers) if isinstance(layer, nn.Flatten)]
+        first = flat[0] if flat else len(layers)
         with self.autocast():
-            for layer in layers[: flat[0]] if flat else [net]:
+            for layer in layers[:first]:
                 x = layer(x)
-        x = x.float()
-        for layer in layers[flat[0] :] if flat else []:
-            x = layer(x)
-        return x
+            if x.requires_grad and x.ndim == 4:  # else the last pool would copy all it works on
+                x.register_hook(self.arrange)
+        with nullcontext() if self.own_products else self.autocast():
+            x = x.float() if self.own_products else x
+            for layer in layers[first:]:
+                x = layer(x)
+        return x.float()
 
     @property
     def own_products(self) -> bool:
@@ -108,6 +113,18 @@ def choose(precision: str, fast: bool, device: torch.device) -> Numerics:
         if device.type == "cpu":
             torch.set_float32_matmul_precision("medium" if _medium_is_exact() else "highest")
     return Numerics(device, precision, fast)
+
+
+def relu_after_pool(layers: list[nn.Module]) -> list[nn.Module]:
+    """Max pools before the ReLU that precedes them, in the order in which layers are computed.
+
+    max(relu(a), relu(b)) = relu(max(a, b)): the same values and gradients, from fewer pixels.
+    """
+    layers = list(layers)
+    for k in range(len(layers) - 1):
+        if isinstance(layers[k], nn.ReLU) and isinstance(layers[k + 1], nn.MaxPool2d):
+            layers[k], layers[k + 1] = layers[k + 1], layers[k]
+    return layers
 
 
 @cache
