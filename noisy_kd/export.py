@@ -111,6 +111,7 @@ def export(
         facts["int8"] = _checked(fed(runner(small)), pixels, labels, original, small)
         facts["int8"]["kind"] = int8
     facts["latency"] = latencies(directory, data, model, example, file if form == "onnx" else None)
+    (directory / "latency.json").write_text(json.dumps(facts["latency"], indent=1) + "\n")
     card = file.with_name(f"{file.stem}.md")
     card.write_text(model_card(facts))
     return {**facts, "card": str(card)}

@@ -13,8 +13,8 @@ from conftest import ROOT
 
 from noisy_kd.config import compose
 from noisy_kd.errors import InputError
-from noisy_kd.report import cells, plots, sweeps, tables
-from noisy_kd.report.__main__ import overview, read, report, settings
+from noisy_kd.report import cells, cost, plots, sweeps, tables
+from noisy_kd.report.page import overview, read, report, settings
 from noisy_kd.report.statistics import paired, spread
 from noisy_kd.training.run import names
 
@@ -173,6 +173,27 @@ def test_table6_takes_the_best_sigma_by_the_validation_error():
     (line,) = best.rows
     assert line[:5] == ["shallow2", "2.00", "25.00", "0.2", "21.00"]
     assert line[-3:] == ["19.91", "22.36", "19.28"]
+
+
+def test_table6_tells_what_the_students_really_cost(tmp_path):
+    sizes = {"multiplications": 11_249_664, "parameters": 1_112_330, "compression": 19.99}
+    sizes |= {"teacher_multiplications": 224_845_824, "teacher_parameters": 1_112_330 * 2}
+    found = [
+        result(0.2, "data=cifar10", "model@student=shallow2", f"method.sigma={s}", "seed=0") | sizes
+        for s in (0, 0.1)
+    ]
+    found[1]["directory"] = str(tmp_path)
+    made = cost.table(sweeps.read("table6"), only("table6", found))
+    assert row(made, "nin")["multiplications"] == "224,845,824"
+    line = made.rows[1]
+    assert line == [
+        *("shallow2", "11,249,664", "19.99", "19.91", "1,112,330", "2.00", "4.4 MB", "-", "-")
+    ]
+    measured = {"student, torch, batch 1": 0.5, "teacher, torch, batch 1": 8.0}
+    (tmp_path / "latency.json").write_text(json.dumps(measured))
+    made = cost.table(sweeps.read("table6"), only("table6", found))
+    assert made.rows[1][-2:] == ["0.50 (16.0)", "-"]
+    assert cost.table(sweeps.read("table1"), only("table1", [result(0.1, "data=mnist")])) is None
 
 
 def test_spread_of_one_value_has_no_deviation():

@@ -11,16 +11,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from noisy_kd import runs
 from noisy_kd.errors import InputError, run_command
-from noisy_kd.model import notation
 from noisy_kd.report import cells, robustness, sweeps, tables
 from noisy_kd.report.cells import Block
+from noisy_kd.report.page import RUNS, check_settings, overview, read, report, settings
 from noisy_kd.report.sweeps import Sweep, Value
-from noisy_kd.report.tables import Table
 from noisy_kd.runs import Result
 
-RUNS = Path("runs")
 FORMATS = {"md": tables.as_markdown, "html": tables.as_html, "csv": tables.as_csv}
 
 
@@ -43,7 +40,7 @@ def main() -> None:
     if options.plot is not None:
         _check_plot(asked, options.plot)
     found = read(options.results)
-    _check_settings(chosen, found)
+    check_settings(chosen, found)
     if "robustness" in options.what:
         tables_of = robustness.tables(robustness.evaluated(options.results), chosen)
         if not tables_of:
@@ -61,76 +58,11 @@ def main() -> None:
         _plot(asked, found, chosen, options.plot)
 
 
-def read(folder: Path) -> list[Result]:
-    """All results below a folder, one directory deep; none if the default one is not there.
-
-    Raises:
-        InputError: if there is no such folder.
-    """
-    if not folder.is_dir() and folder != RUNS:
-        raise InputError(f"there is no folder {folder}: --results names the folder of the runs.")
-    return [result for _, result in runs.results(folder)]
-
-
-def settings(words: Sequence[str]) -> dict[str, list[Value]]:
-    """KEY=VALUE words as lists of values; Hydra's own keys are left out."""
-    pairs = [word.partition("=") for word in words if not word.startswith("hydra")]
-    found = {key.lstrip("+"): sweeps.split(values) for key, _, values in pairs}
-    for key in ("student.layers", "teacher.layers"):
-        if key in found:
-            layers = [notation.notation(notation.parse(str(one))) for one in found[key]]
-            found[key] = list(layers)
-    return found
-
-
-def _check_settings(chosen: Mapping[str, list[Value]], found: Sequence[Result]) -> None:
-    """Refuse a setting that no run has: the table would be empty, or not what was asked for.
-
-    Raises:
-        InputError: with the values that there are.
-    """
-    runs_ = [run for run in found if "settings" in run]
-    for key, values in chosen.items() if runs_ else ():
-        there = {cells.value(run, key) for run in runs_} - {cells.NOWHERE}
-        if not there:
-            raise InputError(f"{key} is not a setting of any run.")
-        if not there & set(values):
-            told = ", ".join(sorted(tables.text(one) for one in there))
-            raise InputError(f"no run has {key}={tables.text(values[0])}; there are: {told}.")
-
-
 def _check_plot(asked: list[Sweep], file: Path) -> None:
     if len(asked) != 1:
         raise InputError("--plot draws one sweep: name one.")
     if file.suffix not in (".png", ".svg"):
         raise InputError(f"--plot {file}: choose a name that ends in .png or .svg.")
-
-
-def report(
-    sweep: Sweep,
-    found: Sequence[Result],
-    chosen: Mapping[str, list[Value]] | None = None,
-    own: bool = False,
-) -> list[Table]:
-    """The tables of a sweep: one for each set of other settings; see :func:`cells.blocks`."""
-    made = []
-    for block in cells.blocks(sweep, found, chosen, own):
-        made.append(tables.table(sweep, block))
-        best = tables.best_table(sweep, block)
-        made += [best] if best else []
-    return made
-
-
-def overview(found: Sequence[Result], folder: Path) -> Table:
-    """Which sweeps there are, and how many of their cells have runs."""
-    rows = []
-    for name in sweeps.names():
-        sweep = sweeps.read(name)
-        own = [cell for block in cells.blocks(sweep, found) for cell in block.cells]
-        done = sum(len(cell.done) for cell in own)
-        full = sum(bool(cell.done) for cell in own)
-        rows.append([name, sweep.title, f"{full} of {len(own)}", str(done)])
-    return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "cells", "runs"], rows)
 
 
 def _plot(

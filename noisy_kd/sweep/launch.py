@@ -178,7 +178,7 @@ def _replay(launcher: StackedLauncher, job: Job, failed: dict[str, str]) -> JobR
 def _show_table(hydra: DictConfig, jobs: list[Job]) -> None:
     """The sweep's table beside the paper's, of its own runs."""
     from noisy_kd.report import sweeps
-    from noisy_kd.report.__main__ import report
+    from noisy_kd.report.page import report
     from noisy_kd.report.tables import show
 
     if hydra.job.config_name in sweeps.names():
