@@ -70,6 +70,8 @@ class Teacher:
     """Group ``model@teacher`` and how the teacher is trained."""
 
     layers: str
+    name: str | None = None  # what model@teacher=torchvision makes layers of
+    _target_: str | None = None  # what model@teacher=module makes layers of
     checkpoint: str | None = None
     max_epochs: int = _checked(1, least=1)
     lr: float = _checked(1e-3, above=0)
@@ -84,6 +86,8 @@ class Student:
     """Group ``model@student``."""
 
     layers: str
+    name: str | None = None
+    _target_: str | None = None
     dropout: float = _checked(0.0, least=0, below=1)
 
 
@@ -265,7 +269,8 @@ def canonical(layers: str) -> str:
 def named_networks() -> dict[str, str]:
     """Notation -> id of every network in conf/model."""
     files = sorted((CONF / "model").glob("*.yaml"))
-    return {canonical(yaml.safe_load(file.read_text())["layers"]): file.stem for file in files}
+    layers = {file.stem: yaml.safe_load(file.read_text())["layers"] for file in files}
+    return {canonical(text): name for name, text in layers.items() if "${" not in text}
 
 
 def register_resolvers() -> None:
@@ -281,6 +286,8 @@ def identity(config: Config) -> dict[str, Any]:
     """What decides a run's numbers, as nested JSON values; ``settings`` of ``result.json``."""
     whole = asdict(config)
     whole["method"].pop("teachers", None)  # they are in "teacher", canonical
+    for net in ("teacher", "student"):
+        del whole[net]["name"], whole[net]["_target_"]  # they are in "layers"
     keys = ("name", "val_size", "subset", "label_noise", "seed", "batch_size")
     data = {key: whole["data"][key] for key in keys}
     if config.data.name == "folder":
@@ -350,6 +357,8 @@ def _slug(text: str) -> str:
 def _explain(error: OmegaConfBaseException) -> str:
     lines = str(error).splitlines()
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), "")
+    if "Missing mandatory value" in lines[0]:
+        return f"{lines[0].rpartition(' ')[2]} has no value: give it one."
     if "not in" in lines[0]:
         return f"{key} is not a key of this configuration; `python train.py --help` lists them."
     if "could not be converted to" in lines[0]:

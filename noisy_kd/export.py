@@ -146,6 +146,7 @@ def load_safetensors(file: Path) -> nn.Module:
     from torch import nn
 
     from noisy_kd.data import preprocess
+    from noisy_kd.model import notation
     from noisy_kd.model.network import build
 
     with safe_open(file, "pt") as content:
@@ -153,7 +154,10 @@ def load_safetensors(file: Path) -> nn.Module:
         weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     if "layers" not in about:
         raise InputError(f"{file} was not written by python -m noisy_kd.export.")
-    net: nn.Module = build(about["layers"], tuple(about["input_shape"]))
+    named = notation.parse(about["layers"])[0]
+    if isinstance(named, notation.Module) and not named.path.startswith("torchvision.models."):
+        raise InputError(f"{file} names code of its own, {named.path}: take the ONNX form.")
+    net: nn.Module = build(about["layers"], tuple(about["input_shape"]), len(about["classes"]))
     if about["preprocessing"]:
         own = {name[2:]: one for name, one in weights.items() if name.startswith("0.")}
         kind = getattr(preprocess, about["preprocessing"])

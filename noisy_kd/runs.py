@@ -84,7 +84,8 @@ def load_student(directory: str | Path) -> nn.Sequential:
     file = Path(directory) / "student.pt"
     if result is None or not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
-    net = build(result["student_layers"], tuple(result["input_shape"]))
+    classes = len(result["classes"]) if "classes" in result else None
+    net = build(result["student_layers"], tuple(result["input_shape"]), classes)
     net.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
     return net.eval()
 

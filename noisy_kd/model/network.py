@@ -7,6 +7,8 @@ fan-in, biases zero; with torch's default NIN learns far more slowly.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
 
 import torch
@@ -33,8 +35,12 @@ def build(
 
     Raises:
         InputError: if the notation is wrong, or does not fit the images or the classes.
+
+    A whole network, named by its import path, is the only module of the ``nn.Sequential``.
     """
     layers = nt.parse(layers) if isinstance(layers, str) else layers
+    if isinstance(layers[0], nt.Module):
+        return nn.Sequential(_imported(layers[0].path, input_shape, classes, seed))
     net = nn.Sequential()
     x = torch.empty(1, *input_shape, device="meta")
     last = nt.output_layer(layers)
@@ -54,6 +60,56 @@ def build(
     except RuntimeError as error:
         raise InputError(f"{nt.notation(layers)} does not fit into memory.") from error
     initialise(net, torch.Generator().manual_seed(seed))
+    return net
+
+
+def _imported(
+    path: str, input_shape: tuple[int, int, int], classes: int | None, seed: int
+) -> nn.Module:
+    """What the callable at an import path makes, on its own initial weights.
+
+    ``num_classes`` is passed to it if it takes that. Its dropout layers become this project's, so
+    that nets side by side do not disturb each other's draws.
+    """
+    net = _call(path, classes, seed)
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, Dropout(child.p))
+    net.import_path = path  # type: ignore[assignment]  # what notation_of prints
+    try:
+        with torch.no_grad():
+            out = net.eval()(torch.zeros(1, *input_shape))
+        logits = tuple(out.shape)
+    except Exception as error:  # whatever it raises on images that it was not made for
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} does not fit images of {_image(input_shape)}: {why}") from error
+    if len(logits) != 2 or classes not in (None, logits[1]):
+        raise InputError(f"{path} gives {logits} for one image: logits of shape (1, {classes}).")
+    return net.train()
+
+
+def _call(path: str, classes: int | None, seed: int) -> nn.Module:
+    module, _, name = path.rpartition(".")
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be imported ({error}): name a class or function."
+        ) from error
+    try:
+        names = inspect.signature(make).parameters
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} is no class or function that makes a network.") from error
+    takes = "num_classes" in names or any(p.kind is p.VAR_KEYWORD for p in names.values())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            net = make(num_classes=classes) if takes and classes is not None else make()
+        except TypeError as error:
+            raise InputError(f"{path} cannot be made: {error}.") from error
+    if not isinstance(net, nn.Module):
+        raise InputError(f"{path} makes {type(net).__name__}, which is no torch.nn.Module.")
     return net
 
 
@@ -151,6 +207,8 @@ def _modules(layer: nt.Layer, x: Tensor, with_relu: bool) -> list[nn.Module]:
                 return [kind(layer.window, layer.stride, ceil_mode=True)]
             case nt.Dropout():
                 return [Dropout(layer.probability)]
+            case nt.Module():
+                raise InputError(f"{layer} is a whole network: it cannot be a layer of another.")
 
 
 def _pass(module: nn.Module, x: Tensor, where: str, input_shape: tuple[int, int, int]) -> Tensor:
@@ -176,6 +234,8 @@ def _size(x: Tensor) -> str:
 
 
 def _layers(module: nn.Module) -> list[nt.Layer]:
+    if hasattr(module, "import_path"):
+        return [nt.Module(str(module.import_path))]
     match module:
         case nn.Conv2d():
             (k, _), (s, _), p = module.kernel_size, module.stride, module.padding

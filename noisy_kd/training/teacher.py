@@ -83,7 +83,9 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
             f"teacher.checkpoint={file} cannot be read as a state dict or a Lightning checkpoint "
             f"({type(error).__name__}): save it by torch.save(net.state_dict(), FILE)."
         ) from error
-    expected = net.state_dict()
+    inner = net[0] if isinstance(net, nn.Sequential) else net
+    whole = hasattr(inner, "import_path")  # not of the notation: the file has it without "0."
+    expected = (inner if whole else net).state_dict()
     first = next(iter(expected))
     prefix = next((name[: -len(first)] for name in weights if name.endswith(first)), "")
     found = {name: weights.get(prefix + name) for name in expected}
@@ -96,17 +98,16 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
             )
         if not value.isfinite().all():
             raise InputError(f"teacher.checkpoint={file}: {name} holds values that are not finite.")
+    pattern = re.escape(prefix) + ("" if whole else r"\d+\.")
     extra = [
-        name
-        for name in weights
-        if re.match(rf"{re.escape(prefix)}\d+\.", name) and name[len(prefix) :] not in expected
+        name for name in weights if re.match(pattern, name) and name[len(prefix) :] not in expected
     ]
     if extra:
         raise InputError(
             f"teacher.checkpoint={file} is of another architecture than teacher.layers, which has "
             f"no {extra[0]}."
         )
-    return found  # type: ignore[return-value]
+    return {f"0.{name}" if whole else name: one for name, one in found.items()}  # type: ignore[misc]
 
 
 def _from_store(

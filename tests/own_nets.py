@@ -1,0 +1,34 @@
+"""Networks of a user's own, named by their import path."""
+
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    """Batch normalisation, dropout, and a forward pass that is no sequence."""
+
+    def __init__(self, num_classes: int = 7) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        h = self.norm(self.conv(x)).relu()
+        return self.head(self.drop(torch.cat([h.mean((2, 3)), h.amax((2, 3))], dim=1)))
+
+
+def of_ten():
+    """Takes no argument."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def wrong():
+    """No classifier."""
+    return nn.Conv2d(1, 4, 3)
+
+
+def nothing():
+    """No module."""
+    return 3
