@@ -7,11 +7,13 @@ import sys
 from functools import cache
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from noisy_kd.config import compose
 from noisy_kd.plugins import add_to_path
 from noisy_kd.report import sweeps
+from noisy_kd.training.run import run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [*PAGES, *sorted((ROOT / "sweeps").glob("*.yaml"))]
@@ -67,3 +69,16 @@ def test_a_command_and_its_options_are_there(file, command):
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
         assert (page.parent / link).exists(), link
+
+
+def test_the_data_set_of_the_docs_is_trained_on(short, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "extending.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    (tmp_path / "letters.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("data._target_=letters.Letters", "data.name=letters", "data.val_size=30")
+    (result,) = run([short(*own, "trainer.max_epochs=20")], [tmp_path])
+    assert result["classes"] == ["A", "B", "C"]
+    assert result["test_error"] < 0.4
+    settings = yaml.safe_load(re.search(r"# @package _global_\n((?:    .*\n)+)", page)[1])
+    assert {"data", "recipe", "defaults"} == set(settings)
