@@ -1,18 +1,25 @@
 # make train          set up and train (arguments: make train ARGS="data=mnist seed=2")
 # make test           set up and test (real data: NOISY_KD_DATA=DIR make test)
+# make results        one table again, from nothing: make results TABLE=table1 SEEDS=0,1,2,3,4
 # make lint           style and types
 
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+SEEDS ?= 0,1,2
 
-.PHONY: train test lint clean
+.PHONY: train test results lint clean
 
 train: .venv/.train
 	@$(BIN)/python train.py $(ARGS)
 
 test: .venv/.test
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+results: .venv/.train
+	@test -n "$(TABLE)" || { echo "make results TABLE=table1: name a sweep"; exit 2; }
+	$(BIN)/python train.py -cn $(TABLE) seed=$(SEEDS) $(ARGS)
+	$(BIN)/python -m noisy_kd.report $(TABLE) --keep $(TABLE)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from noisy_kd.config import compose
 from noisy_kd.errors import InputError
-from noisy_kd.report import cells, cost, plots, sweeps, tables
+from noisy_kd.report import cells, cost, keep, plots, sweeps, tables
 from noisy_kd.report.page import overview, read, report, settings
 from noisy_kd.report.statistics import paired, spread
 from noisy_kd.training.run import names
@@ -437,3 +437,24 @@ def test_the_list_is_there_before_any_run(tmp_path):
     done = command(tmp_path)
     assert done.returncode == 0
     assert "0 of 11" in done.stdout
+
+
+def test_kept_results_give_the_same_page_again(folder):
+    (folder / "RESULTS.md").write_text(
+        "# Results\n\n<!-- table1 -->\nold\n<!-- end -->\n\nAfter.\n"
+    )
+    done = command(folder, "table1", "--keep", "table1")
+    assert done.returncode == 0, done.stderr
+    kept = folder / "results" / "table1.jsonl"
+    what, chosen, runs = keep.read(kept)
+    assert (what, chosen, len(runs)) == ("table1", {}, 11)
+    text = (folder / "results" / "table1.md").read_text()
+    assert keep.markdown(kept) == text
+    assert "| 0.1 | 1.09 |" in text
+    assert "11 runs" in text
+    assert (folder / "results" / "table1.svg").stat().st_size < 200_000
+    page = (folder / "RESULTS.md").read_text()
+    assert keep.with_part(page, "table1", text) == page
+    assert "old" not in page
+    assert page.endswith("After.\n")
+    assert command(folder, "table3", "--keep", "table3").returncode == 2

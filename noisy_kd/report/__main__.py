@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from noisy_kd.errors import InputError, run_command
-from noisy_kd.report import cells, robustness, sweeps, tables
+from noisy_kd.report import cells, keep, robustness, sweeps, tables
 from noisy_kd.report.cells import Block
 from noisy_kd.report.page import RUNS, check_settings, overview, read, report, settings
 from noisy_kd.report.sweeps import Sweep, Value
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RUNS, help="folder of the runs")
     parser.add_argument("--format", choices=["text", *FORMATS], default="text")
     parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
+    parser.add_argument("--keep", metavar="NAME", help="keep the runs' numbers as results/NAME.*")
     options = parser.parse_intermixed_args()
     names = [word for word in options.what if "=" not in word and word != "robustness"]
     chosen = settings([word for word in options.what if "=" in word])
@@ -56,6 +57,17 @@ def main() -> None:
             print(FORMATS[options.format](table))
     if options.plot is not None:
         _plot(asked, found, chosen, options.plot)
+    if options.keep is not None:
+        _keep(options.keep, options.what, options.results, chosen)
+
+
+def _keep(name: str, words: list[str], folder: Path, chosen: Mapping[str, list[Value]]) -> None:
+    what = [word for word in words if "=" not in word]
+    if len(what) != 1:
+        raise InputError("--keep keeps one sweep, or robustness: name one.")
+    found = robustness.evaluated(folder) if what[0] == "robustness" else read(folder)
+    keep.keep(name, what[0], found, chosen, Path("results"))
+    print(f"kept: results/{name}.jsonl")
 
 
 def _check_plot(asked: list[Sweep], file: Path) -> None:

@@ -36,16 +36,18 @@ def evaluated(folder: Path) -> list[Result]:
 
 def tables(found: list[Result], chosen: Mapping[str, list[Value]]) -> list[Table]:
     """One table for grey and one for coloured images: a row for each set of settings."""
-    runs = [
-        run
-        for run in found
-        if run["status"] == "done"
-        and all(cells.value(run, key) in (*values, cells.NOWHERE) for key, values in chosen.items())
-    ]
+    runs = [run for run in found if fits(run, chosen)]
     kinds = {run["input_shape"][0] == 1: [] for run in runs}  # type: dict[bool, list[Result]]
     for run in runs:
         kinds[run["input_shape"][0] == 1].append(run)
     return [_table(members, grey) for grey, members in sorted(kinds.items(), reverse=True)]
+
+
+def fits(run: Result, chosen: Mapping[str, list[Value]]) -> bool:
+    """Whether it is a finished run of these settings."""
+    return run["status"] == "done" and all(
+        cells.value(run, key) in (*values, cells.NOWHERE) for key, values in chosen.items()
+    )
 
 
 def _table(found: list[Result], grey: bool) -> Table:

@@ -1,0 +1,106 @@
+"""Results that are kept with the project: the runs' numbers, their tables, their plot.
+
+``NAME.jsonl`` holds what was asked and one line for each run, as its ``result.json`` has it;
+``NAME.md`` and ``NAME.svg`` are made of it alone, and so is the part of ``RESULTS.md`` between
+``<!-- NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noisy_kd.errors import InputError
+from noisy_kd.report import cells, page, robustness, sweeps
+from noisy_kd.report.sweeps import Value
+from noisy_kd.report.tables import as_markdown
+from noisy_kd.runs import Result
+
+LEFT_OUT = ("directory", "process")  # where and how on one machine
+
+
+def keep(
+    name: str, what: str, found: Sequence[Result], chosen: Mapping[str, list[Value]], folder: Path
+) -> None:
+    """Write the files of a table into a folder, and its part of RESULTS.md above it.
+
+    Args:
+        name: of the files.
+        what: a sweep, or ``robustness``.
+        found: results, with ``evaluation`` for ``robustness``.
+        chosen: settings that were asked for.
+        folder: ``results``.
+
+    Raises:
+        InputError: if there is no run to keep.
+    """
+    runs = _members(what, found, chosen)
+    if not runs:
+        raise InputError(f"there are no runs of {what} to keep.")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = [{k: v for k, v in run.items() if k not in LEFT_OUT} for run in runs]
+    lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept)]
+    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    text = markdown(folder / f"{name}.jsonl")
+    (folder / f"{name}.md").write_text(text)
+    if what != "robustness":
+        _draw(what, kept, chosen, folder / f"{name}.svg")
+    above = folder.parent / "RESULTS.md"
+    if above.exists():
+        above.write_text(with_part(above.read_text(), name, text))
+
+
+def read(file: Path) -> tuple[str, dict[str, list[Value]], list[Result]]:
+    """What was asked (a sweep or ``robustness``, and settings), and the runs."""
+    header, *runs = (json.loads(line) for line in file.read_text().splitlines())
+    return header["what"], header["chosen"], runs
+
+
+def markdown(file: Path) -> str:
+    """The tables of a kept file, and what they were made with."""
+    what, chosen, found = read(file)
+    if what == "robustness":
+        made = robustness.tables(found, chosen)
+    else:
+        made = page.report(sweeps.read(what), found, chosen)
+    return "\n\n".join([*map(as_markdown, made), _made_with(found)]) + "\n"
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """A page with another text between ``<!-- NAME -->`` and ``<!-- end -->``, if it has them."""
+    pattern = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda match: f"{match[1]}{part}{match[2]}", text, flags=re.S)
+
+
+def _members(
+    what: str, found: Sequence[Result], chosen: Mapping[str, list[Value]]
+) -> list[dict[str, Any]]:
+    if what == "robustness":
+        return [run for run in found if robustness.fits(run, chosen)]
+    members: dict[str, Result] = {}
+    for block in cells.blocks(sweeps.read(what), found, chosen):
+        for cell in [*block.cells, *block.baselines.values()]:
+            members |= {run["config_hash"]: run for run in cell.runs.values()}
+    return list(members.values())
+
+
+def _made_with(found: Sequence[Result]) -> str:
+    devices = {f"{run['device']}, {run['precision']}" for run in found if "device" in run}
+    versions = {f"torch {run['versions']['torch']}" for run in found if "versions" in run}
+    ends = sorted(run["ended"] for run in found if "ended" in run)
+    days = [time.strftime("%Y-%m-%d", time.gmtime(end)) for end in [*ends[:1], *ends[-1:]]]
+    words = [f"{len(found)} runs", *sorted(devices), *sorted(versions)]
+    return f"*{'; '.join([*words, ' to '.join(dict.fromkeys(days))])}.*"
+
+
+def _draw(what: str, found: list[Result], chosen: Mapping[str, list[Value]], file: Path) -> None:
+    from noisy_kd.report.plots import draw
+
+    sweep = sweeps.read(what)
+    blocks = cells.blocks(sweep, found, chosen)
+    if len(blocks) == 1:
+        draw(sweep, blocks[0], file)
