@@ -16,8 +16,9 @@ train: .venv/.train
 test: .venv/.test
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
-results: .venv/.train
+results:
 	@test -n "$(TABLE)" || { echo "make results TABLE=table1: name a sweep"; exit 2; }
+	@$(MAKE) --no-print-directory .venv/.train
 	$(BIN)/python train.py -cn $(TABLE) seed=$(SEEDS) $(ARGS)
 	$(BIN)/python -m noisy_kd.report $(TABLE) --keep $(TABLE)
 
