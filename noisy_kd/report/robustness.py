@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from noisy_kd import runs
 from noisy_kd.report import cells
-from noisy_kd.report.statistics import spread
+from noisy_kd.report.statistics import Paired, paired, spread
 from noisy_kd.report.sweeps import Value
 from noisy_kd.report.tables import Table, text
 from noisy_kd.runs import Result
@@ -40,7 +40,10 @@ def tables(found: list[Result], chosen: Mapping[str, list[Value]]) -> list[Table
     kinds = {run["input_shape"][0] == 1: [] for run in runs}  # type: dict[bool, list[Result]]
     for run in runs:
         kinds[run["input_shape"][0] == 1].append(run)
-    return [_table(members, grey) for grey, members in sorted(kinds.items(), reverse=True)]
+    made: list[Table] = []
+    for grey, members in sorted(kinds.items(), reverse=True):
+        made += filter(None, [_table(members, grey), _against(members, grey)])
+    return made
 
 
 def fits(run: Result, chosen: Mapping[str, list[Value]]) -> bool:
@@ -51,18 +54,60 @@ def fits(run: Result, chosen: Mapping[str, list[Value]]) -> bool:
 
 
 def _table(found: list[Result], grey: bool) -> Table:
+    groups = _groups(found)
+    protocols = [cells.protocol(members[0]) for members in groups]
+    every = [measures(members, grey) for members in groups]
+    shown = [head for head in every[0] if any(one[head] for one in every)]
+    rows = []
+    for members, own, values in zip(groups, protocols, every, strict=True):
+        first = members[0]
+        row = [first["dataset"], str(first["evaluation"]["images"]), first["student"]]
+        row += [_label(first, own, protocols), str(len(members))]
+        rows.append([*row, *(_mean(values[head]) for head in shown)])
+    heads = ["data", "images", "student", "method", "n", *shown]
+    return Table("Robustness and calibration", heads, sorted(rows), [NOTE])
+
+
+def _against(found: list[Result], grey: bool) -> Table | None:
+    """Every method's differences to Hinton's, where the paper of these methods starts from."""
+    groups = _groups(found)
+    protocols = [cells.protocol(members[0]) for members in groups]
+    rows = []
+    for members, own in zip(groups, protocols, strict=True):
+        beside = [
+            others
+            for others, other in zip(groups, protocols, strict=True)
+            if others[0]["method"] == "hinton" != members[0]["method"]
+            and _rest(other) == _rest(own)
+        ]
+        if beside:
+            values, base = measures(members, grey), measures(beside[0], grey)
+            pairs = [paired(values[head], base[head]) for head in values]
+            rows.append([_label(members[0], own, protocols), *(_interval(pair) for pair in pairs)])
+    heads = ["method", *measures(found, grey)]
+    kept = [k for k in range(len(heads)) if any(row[k] for row in rows)]
+    title = "Differences to method=hinton, paired over the seeds [95 %]"
+    shown = [[row[k] for k in kept] for row in sorted(rows)]
+    return Table(title, [heads[k] for k in kept], shown) if rows else None
+
+
+def _groups(found: list[Result]) -> list[list[Result]]:
+    """Runs that differ in their seed alone."""
     groups: dict[str, list[Result]] = {}
     for run in found:
         kind = [cells.protocol(run), run["method"], run["evaluation"]["images"]]
         groups.setdefault(json.dumps(kind), []).append(run)
-    protocols = [json.loads(key)[0] for key in groups]
-    heads, rows = [], []
-    for own, members in zip(protocols, groups.values(), strict=True):
-        first, measured = members[0], dict(_columns(members, grey))
-        heads = ["data", "images", "student", "method", "n", *measured]
-        row = [first["dataset"], str(first["evaluation"]["images"]), first["student"]]
-        rows.append([*row, _label(first, own, protocols), str(len(members)), *measured.values()])
-    return Table("Robustness and calibration", heads, sorted(rows), [NOTE])
+    return list(groups.values())
+
+
+def _rest(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in protocol.items() if not key.startswith(("method", "teacher"))}
+
+
+def _interval(pair: Paired | None) -> str:
+    if pair is None or pair.low is None or pair.high is None:
+        return "" if pair is None else f"{pair.mean:+.3g}"
+    return f"{pair.mean:+.3g} [{pair.low:+.3g}, {pair.high:+.3g}]"
 
 
 def _label(run: Result, own: Mapping[str, Any], protocols: list[dict[str, Any]]) -> str:
@@ -75,7 +120,8 @@ def _label(run: Result, own: Mapping[str, Any], protocols: list[dict[str, Any]])
     return " ".join([run["method"], *([f"({', '.join(words)})"] if words else [])])
 
 
-def _columns(members: list[Result], grey: bool) -> Iterator[tuple[str, str]]:
+def measures(members: list[Result], grey: bool) -> dict[str, dict[int, float]]:
+    """What was measured: heading -> seed -> value."""
     evaluations = [(run["seed"], run["evaluation"]) for run in members]
     noise, epsilon = STRENGTH[grey]
     wanted = {
@@ -88,13 +134,14 @@ def _columns(members: list[Result], grey: bool) -> Iterator[tuple[str, str]]:
         f"FGSM {epsilon} %": ("fgsm", epsilon, 100),
         f"PGD {epsilon} %": ("pgd", epsilon, 100),
     }
+    found = {}
     for head, (kind, key, factor) in wanted.items():
         values = {seed: e.get(kind, {}).get(key) for seed, e in evaluations}
-        yield head, _mean({s: factor * v for s, v in values.items() if v is not None})
-    aurocs = {
+        found[head] = {s: factor * v for s, v in values.items() if v is not None}
+    found["AUROC"] = {
         seed: sum(e["ood"].values()) / len(e["ood"]) for seed, e in evaluations if e.get("ood")
     }
-    yield "AUROC", _mean(aurocs)
+    return found
 
 
 def _mean(values: dict[int, float]) -> str:
