@@ -20,7 +20,7 @@ results:
 	@test -n "$(TABLE)" || { echo "make results TABLE=table1: name a sweep"; exit 2; }
 	@$(MAKE) --no-print-directory .venv/.train
 	$(BIN)/python train.py -cn $(TABLE) seed=$(SEEDS) $(ARGS)
-	$(BIN)/python -m noisy_kd.report $(TABLE) --keep $(TABLE)
+	$(BIN)/python -m noisy_kd.report $(TABLE) $(ARGS) --keep $(TABLE)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

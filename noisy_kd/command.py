@@ -41,7 +41,7 @@ def train(cfg: DictConfig) -> float | None:
         raise
     if chief:
         summary.print_closing(result, runs.baseline_of(result, directory.parent), directory)
-    return outcome(directory)
+    return outcome(directory) if chief else None
 
 
 def remove_if_untouched(directory: Path) -> None:
@@ -71,8 +71,9 @@ def forget(config: Config, directory: Path) -> None:
     if config.force:
         for name in ("result.json", "last.ckpt"):
             (directory / name).unlink(missing_ok=True)
-        for file in directory.glob("evaluation*.json"):
-            file.unlink()
+        for pattern in ("evaluation*.json", "latency.json", "events.out.tfevents.*"):
+            for file in directory.glob(pattern):
+                file.unlink()
 
 
 def _run_once(config: Config, directory: Path) -> Result:

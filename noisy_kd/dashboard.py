@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
@@ -48,6 +49,7 @@ SHOWN = 64  # training samples that are looked at, of which 32 are shown
 MOST_NUMBERS = 20  # classes up to which the confusion matrix has numbers
 
 
+@rank_zero_only
 def add_run(
     loggers: Sequence[Logger],
     config: Config,

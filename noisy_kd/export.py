@@ -176,9 +176,10 @@ def latencies(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     teacher = runs.load_teacher(directory, data)
+    data.to(torch.device("cpu"))
     contestants: dict[str, Callable[[Tensor], Any]] = {"student, torch": student}
     if teacher is not None:
-        contestants["teacher, torch"] = teacher
+        contestants["teacher, torch"] = teacher.cpu()
     if onnx is not None:
         contestants["student, ONNX Runtime"] = runner(onnx)
     found = {}

@@ -32,3 +32,16 @@ def wrong():
 def nothing():
     """No module."""
     return 3
+
+
+class Random(nn.Module):
+    """Draws from torch's global generator, has a recurrent part and a weight outside any layer."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.rows = nn.GRU(8, 6, batch_first=True)
+        self.weight = nn.Parameter(torch.randn(6, num_classes))
+
+    def forward(self, x):
+        states, _ = self.rows(x.squeeze(1))
+        return nn.functional.dropout(states[:, -1], 0.3, self.training) @ self.weight

@@ -241,6 +241,7 @@ def test_one_run_on_two_devices(command, tmp_path):
     two = command(*arguments)
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("test error") == 1
+    assert "Traceback" not in two.stderr
     assert command(*settings, "hydra.run.dir=one").returncode == 0
     errors = [
         json.loads((tmp_path / name / "result.json").read_text())["val_error"]

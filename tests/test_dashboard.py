@@ -100,8 +100,16 @@ def test_weights_are_histograms_when_asked(shown):
     assert len(events.Tags()["histograms"]) == 4
 
 
+def test_a_dashboard_that_fails_harms_no_result(short, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(dashboard, "_bars", lambda *_: 1 / 0)
+    (result,) = run([short()], [tmp_path])
+    assert result["status"] == "done"
+    assert "dashboard of this run is not complete" in caplog.text
+
+
 def test_a_diverged_run_is_shown(shown):
-    events, result = shown("optimizer.lr=1e20", "precision=32")
+    more = ("callbacks=histograms", "callbacks.progress=null")
+    events, result = shown("optimizer.lr=1e20", "precision=32", *more)
     assert result["status"] == "diverged"
     assert math.isnan(events.Scalars("result/test_error")[0].value)
     assert "confusion matrix of the test set" not in events.Tags()["images"]

@@ -247,6 +247,24 @@ def test_a_search_minimises_the_validation_error_through_the_stacking_launcher(s
     assert best["best_params"]["method.sigma"] in [result["sigma"] for result in chosen]
 
 
+def test_a_search_outlives_a_trial_that_diverges(sweep, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    few = ("hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweeper.max_failure_rate=1")
+    grid = ("optimizer.lr=choice(1e-3,1e30)", "precision=32")
+    done = sweep(*few, *grid, name="search")
+    assert {result["status"] for result in results(tmp_path).values()} == {"done", "diverged"}
+    assert done.returncode == 0, done.stderr
+    assert "diverged" in done.stdout + done.stderr
+
+
+def test_a_search_needs_validation_images(sweep, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done = sweep("data.val_size=0", name="search")
+    assert done.returncode == 2
+    assert "needs validation images" in done.stderr
+    assert not results(tmp_path)
+
+
 @pytest.mark.parametrize("other", ["joblib", "submitit_local"])
 def test_hydras_plugins_for_other_launchers_keep_working(other, sweep, tmp_path):
     pytest.importorskip(f"hydra_plugins.hydra_{other.partition('_')[0]}_launcher")

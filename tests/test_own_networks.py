@@ -11,6 +11,7 @@ import noisy_kd
 from noisy_kd.config import compose, config_hash, run_name
 from noisy_kd.errors import InputError
 from noisy_kd.export import export, load_safetensors
+from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of
 from noisy_kd.training.run import run
 from noisy_kd.training.teacher import read_checkpoint
@@ -52,9 +53,10 @@ def test_a_wrong_path_stops_before_anything_is_trained(short, tmp_path):
             run([short(f"{key}.layers=own_nets.Large")], [tmp_path])
 
 
-def test_students_of_ones_own_learn_in_a_stack_what_they_learn_alone(short, tmp_path):
+@pytest.mark.parametrize("path", [SMALL, "own_nets.Random"])
+def test_students_of_ones_own_learn_in_a_stack_what_they_learn_alone(path, short, tmp_path):
     cells = [["method.sigma=0"], ["method.sigma=0.5"]]
-    configs = [short(f"student.layers={SMALL}", *cell) for cell in cells]
+    configs = [short(f"student.layers={path}", *cell) for cell in cells]
     places = [tmp_path / name for name in ("a", "b", "alone")]
     for place in places:
         place.mkdir()
@@ -65,7 +67,32 @@ def test_students_of_ones_own_learn_in_a_stack_what_they_learn_alone(short, tmp_
     nets = [noisy_kd.load_student(place) for place in places[1:]]
     for one, other in zip(*(net.state_dict().values() for net in nets), strict=True):
         assert torch.allclose(one.float(), other.float(), atol=1e-5)
-    assert alone["student"] == alone["student_layers"] == SMALL
+    assert alone["student"] == alone["student_layers"] == path
+
+
+def test_the_cost_counts_what_is_in_no_layer():
+    net = build("own_nets.Random", SHAPE, 10)
+    own = sum(p.numel() for p in net.parameters())
+    costs = complexity.layer_costs(net, SHAPE)
+    assert sum(cost.parameters for cost in costs) == own
+    assert costs[-1].label == "(other)"
+    assert costs[-1].multiplications == 60
+
+
+def test_a_last_mini_batch_of_one_is_left_out_of_batch_normalisation(short, tmp_path):
+    images = 1437 - 180
+    (result,) = run(
+        [short(f"student.layers={SMALL}", f"data.batch_size={images - 1}", "trainer.max_epochs=2")],
+        [tmp_path],
+    )
+    assert result["steps"] == 2
+
+
+def test_averaged_weights_and_batch_normalisation_are_refused(short, tmp_path):
+    with pytest.raises(InputError, match="statistics of their own"):
+        run([short(f"student.layers={SMALL}", "optimizer.averaging=swa")], [tmp_path])
+    with pytest.raises(InputError, match="no hidden layer to drop out"):
+        run([short(f"teacher.layers={SMALL}", "method=fickle_teacher")], [tmp_path])
 
 
 def test_a_teacher_of_ones_own_from_a_checkpoint(short, tmp_path):

@@ -194,6 +194,16 @@ def test_table6_tells_what_the_students_really_cost(tmp_path):
     made = cost.table(sweeps.read("table6"), only("table6", found))
     assert made.rows[1][-2:] == ["0.50 (16.0)", "-"]
     assert cost.table(sweeps.read("table1"), only("table1", [result(0.1, "data=mnist")])) is None
+    found[1] |= cost.latency_of(found[1])  # as it is kept, without its directory
+    del found[1]["directory"]
+    made = cost.table(sweeps.read("table6"), only("table6", found))
+    assert made.rows[1][-2:] == ["0.50 (16.0)", "-"]
+
+
+def test_a_sweeps_own_words_are_understood():
+    words = ["model@teacher=torchvision", "teacher.name=resnet18", "data.root=/x", "store=/y"]
+    assert settings(words) == {"teacher.layers": ["torchvision.models.resnet18"]}
+    assert settings(["model@student=module", "student._target_=a.B"]) == {"student.layers": ["a.B"]}
 
 
 def test_spread_of_one_value_has_no_deviation():

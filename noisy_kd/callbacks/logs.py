@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,4 +77,5 @@ class WeightHistograms(Callback):
         for logger in loggers:
             if isinstance(logger, TensorBoardLogger):
                 for name, values in net.named_parameters():
-                    logger.experiment.add_histogram(f"weights/{name}", values.detach(), epoch)
+                    with suppress(ValueError):  # of a net that has diverged
+                        logger.experiment.add_histogram(f"weights/{name}", values.detach(), epoch)

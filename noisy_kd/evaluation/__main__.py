@@ -7,6 +7,7 @@ TensorBoard. What is there already is kept; --again computes it anew.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 from pathlib import Path
@@ -87,7 +88,8 @@ def evaluate(
         return found
     data = runs.load_data(directory)
     images, labels = data.test_images.pixels[:limit], data.test_images.labels[:limit]
-    evaluation = Evaluation(Classifier(data.preprocessing, net), images, labels)
+    preprocessing = copy.deepcopy(data.preprocessing)  # stays, when data moves to the teacher
+    evaluation = Evaluation(Classifier(preprocessing, net), images, labels)
     for kind in todo:
         found[kind] = _one(kind, evaluation, directory, data)
     found["images"] = len(labels)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from noisy_kd.errors import InputError
 from noisy_kd.model.network import label
 
 
@@ -35,18 +36,27 @@ def layer_costs(net: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
     counter = FlopCounterMode(display=False)
     seen = 0
 
-    def after(module: nn.Module, _: object, output: Tensor) -> None:
+    def add(name: str, output: object, parameters: int) -> None:
         nonlocal seen
         multiplications = counter.get_total_flops() // 2 - seen
         seen += multiplications
-        parameters = sum(p.numel() for p in module.parameters())
-        costs.append(LayerCost(label(module), tuple(output.shape[1:]), multiplications, parameters))
+        shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+        costs.append(LayerCost(name, shape, multiplications, parameters))
+
+    def after(module: nn.Module, _: object, output: object) -> None:
+        add(label(module), output, parameters(module))
 
     for module in twin.modules():
         if not any(module.children()):
             module.register_forward_hook(after)
-    with counter, torch.no_grad():
-        twin(torch.empty(1, *input_shape, device="meta"))
+    try:
+        with counter, torch.no_grad():
+            logits = twin(torch.empty(1, *input_shape, device="meta"))
+            outside = parameters(net) - sum(cost.parameters for cost in costs)
+            if outside or counter.get_total_flops() // 2 > seen:  # not in a leaf module
+                add("(other)", logits, outside)
+    except Exception as error:  # a module of one's own that torch's meta device cannot pass
+        raise InputError(f"the cost of {label(net)} cannot be counted: {error}") from error
     return costs
 
 

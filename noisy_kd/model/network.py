@@ -7,6 +7,7 @@ fan-in, biases zero; with torch's default NIN learns far more slowly.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import math
@@ -78,9 +79,10 @@ def _imported(
                 setattr(module, name, Dropout(child.p))
     net.import_path = path  # type: ignore[assignment]  # what notation_of prints
     try:
-        with torch.no_grad():
-            out = net.eval()(torch.zeros(1, *input_shape))
-        logits = tuple(out.shape)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a lazy module draws its weights now
+            logits = tuple(net.eval()(torch.zeros(1, *input_shape)).shape)
+            copy.deepcopy(net).train()(torch.zeros(2, *input_shape)).square()
     except Exception as error:  # whatever it raises on images that it was not made for
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} does not fit images of {_image(input_shape)}: {why}") from error

@@ -54,11 +54,17 @@ def _megabytes(parameters: int) -> str:
 def _latency(found: list[Result], student: str) -> Mapping[str, float]:
     """The first measurement beside a run of this student."""
     for run in found:
-        if run["student"] == student and "directory" in run:
-            measured = runs.read_json(Path(run["directory"]) / "latency.json")
-            if measured:
-                return measured
+        if run["student"] == student and latency_of(run):
+            return latency_of(run)["latency"]
     return {}
+
+
+def latency_of(run: Result) -> dict[str, Mapping[str, float]]:
+    """``{"latency": ...}`` of a run for which it was measured."""
+    measured = run.get("latency")
+    if measured is None and "directory" in run:
+        measured = runs.read_json(Path(run["directory"]) / "latency.json")
+    return {"latency": measured} if measured else {}
 
 
 def _ratio(latency: Mapping[str, float], batch: int) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from noisy_kd.errors import InputError
-from noisy_kd.report import cells, page, robustness, sweeps
+from noisy_kd.report import cells, cost, page, robustness, sweeps
 from noisy_kd.report.sweeps import Value
 from noisy_kd.report.tables import as_markdown
 from noisy_kd.runs import Result
@@ -42,7 +42,10 @@ def keep(
     if not runs:
         raise InputError(f"there are no runs of {what} to keep.")
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [{k: v for k, v in run.items() if k not in LEFT_OUT} for run in runs]
+    kept = []
+    for run in runs:
+        latency = cost.latency_of(run)
+        kept.append({k: v for k, v in run.items() if k not in LEFT_OUT} | latency)
     lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept)]
     (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     text = markdown(folder / f"{name}.jsonl")

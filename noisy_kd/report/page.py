@@ -14,6 +14,10 @@ from noisy_kd.report.tables import Table
 from noisy_kd.runs import Result
 
 RUNS = Path("runs")
+NO_SETTING = {  # what decides no number, and so is in no result
+    *("data.root", "data.download", "store", "force", "devices", "max_stack", "callbacks"),
+    *("logger", "trainer", "trainer.accelerator", "trainer.devices", "callbacks.progress"),
+}
 
 
 def read(folder: Path) -> list[Result]:
@@ -31,6 +35,15 @@ def settings(words: Sequence[str]) -> dict[str, list[Value]]:
     """KEY=VALUE words as lists of values; Hydra's own keys are left out."""
     pairs = [word.partition("=") for word in words if not word.startswith("hydra")]
     found = {key.lstrip("+"): sweeps.split(values) for key, _, values in pairs}
+    found = {key: values for key, values in found.items() if key not in NO_SETTING}
+    for net in ("teacher", "student"):  # networks by their import path
+        if found.get(f"model@{net}") in (["torchvision"], ["module"]):
+            del found[f"model@{net}"]
+        names = found.pop(f"{net}.name", [])
+        if names:
+            found[f"{net}.layers"] = [f"torchvision.models.{name}" for name in names]
+        if f"{net}._target_" in found:
+            found[f"{net}.layers"] = found.pop(f"{net}._target_")
     for key in ("student.layers", "teacher.layers"):
         if key in found:
             layers = [notation.notation(notation.parse(str(one))) for one in found[key]]

@@ -77,10 +77,12 @@ def _against(found: list[Result], grey: bool) -> Table | None:
         beside = [
             others
             for others, other in zip(groups, protocols, strict=True)
-            if others[0]["method"] == "hinton" != members[0]["method"]
+            if others[0]["method"] == "hinton"
+            and others is not members
             and _rest(other) == _rest(own)
+            and others[0]["evaluation"]["images"] == members[0]["evaluation"]["images"]
         ]
-        if beside:
+        if len(beside) == 1:  # with several temperatures there is no one to compare with
             values, base = measures(members, grey), measures(beside[0], grey)
             pairs = [paired(values[head], base[head]) for head in values]
             rows.append([_label(members[0], own, protocols), *(_interval(pair) for pair in pairs)])

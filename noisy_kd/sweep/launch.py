@@ -74,6 +74,8 @@ def launch(
     Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     jobs = [_compose(launcher, overrides, first + i) for i, overrides in enumerate(job_overrides)]
     ours = [job for job in jobs if job.config is not None]
+    if _is_search(hydra) and any(job.config and job.config.data.val_size == 0 for job in ours):
+        raise InputError("data.val_size=0: a search needs validation images to judge by.")
     failed = _train(ours, train) if ours else {}
     returns = []
     for job in jobs:
@@ -81,8 +83,18 @@ def launch(
         configure_log(hydra.hydra_logging, hydra.verbose)
     if ours:
         _show_table(hydra, ours)
-    _refuse_silence(ours, failed)
+    try:
+        _refuse_silence(ours, failed)
+    except TrainingError as error:
+        if not _is_search(hydra):
+            raise
+        log.warning("%s", error)  # a search goes on, and judges by what it is told of each run
     return returns
+
+
+def _is_search(hydra: DictConfig) -> bool:
+    """Whether a sweeper chooses the runs by the results of those before."""
+    return "BasicSweeper" not in str(hydra.sweeper._target_)
 
 
 def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -> Job:

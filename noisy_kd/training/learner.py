@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from noisy_kd.data import ImageTable, keyed_generator, loader
@@ -94,6 +96,12 @@ class Learner(LightningModule):
         self.nets = nn.ModuleList(member.net for member in members)
         self.hints = nn.ModuleList(m.hint or nn.Identity() for m in members)
         self.averages = [_average(member) for member in members]
+        self.needs_two = [
+            any(isinstance(m, _BatchNorm) for m in net.modules()) for net in self.nets
+        ]
+        self.imported = [
+            any(hasattr(m, "import_path") for m in net.children()) for net in self.nets
+        ]
         self.members, self.teacher_logits = members, None
         if teacher_logits is not None:
             self.teacher_logits = teacher_logits.view(
@@ -135,6 +143,9 @@ class Learner(LightningModule):
         self._sums = [{} for _ in self.members]
         self.generators = [self._generator(member, "noise") for member in self.members]
         self.teacher_generators = [self._generator(m, "teacher dropout") for m in self.members]
+        self.own_generators = [
+            keyed_generator(m.seed, "own draws", self.current_epoch) for m in self.members
+        ]
         for member in self.members:
             set_dropout_generator(member.net, self._generator(member, "dropout"))
 
@@ -152,6 +163,8 @@ class Learner(LightningModule):
             x = self.numerics.arrange(x)
             for i, start in enumerate(range(0, len(y) - world + 1, self.batch_size)):
                 part = slice(start + rank, start + self.batch_size, world)
+                if self.needs_two[k] and len(y[part]) == 1:
+                    continue  # batch normalisation of one sample is none
                 self._set_rate(k, first + i)
                 self._step(k, x[part], y[part], samples[part])
             if batch_idx + 1 == self.trainer.num_training_batches:
@@ -291,9 +304,23 @@ class Learner(LightningModule):
         if z_BC is not None and member.clean_target is not None:
             clean_BC = member.clean_target[samples]
             self._add(k, moved=(z_BC - clean_BC).square().sum(), size=clean_BC.square().sum())
-        g_BC = self.numerics.logits(member.net, method.step_input(x, generator))
+        x = method.step_input(x, generator)
+        with self._own_draws(k):
+            g_BC = self.numerics.logits(member.net, x)
         g_BC = method.step_output(g_BC, generator)
         return method.loss(g_BC, z_BC, method.step_labels(y, g_BC.shape[1], generator))
+
+    @contextmanager
+    def _own_draws(self, k: int) -> Iterator[None]:
+        """A module of one's own may draw from torch's global generator: keyed, then restored."""
+        if not self.imported[k]:
+            yield
+            return
+        seed = torch.randint(2**62, (1,), generator=self.own_generators[k])
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(seed))
+            yield
 
     @torch.no_grad()
     def _ask(self, teacher: nn.Sequential, x: Tensor, k: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import noisy_kd
 from noisy_kd import dashboard, runs, summary
@@ -21,6 +22,7 @@ from noisy_kd.callbacks.logs import close
 from noisy_kd.callbacks.progress import Watch
 from noisy_kd.config import Config, config_hash, identity, settings_hash
 from noisy_kd.data import ImageDataModule
+from noisy_kd.errors import InputError
 from noisy_kd.evaluation import count_errors, predict_logits
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of, with_active_dropout
@@ -71,12 +73,27 @@ def run(
         result |= {"precision": numerics.precision, "device": device_name(numerics.device)}
         result |= {"stack_size": len(configs), "process": os.getpid(), "began": began}
         result |= {"ended": time.time(), "versions": versions()}
-        method = assembly.method(config)
-        dashboard.add_run(student.loggers, config, method, student, logits, data, taught, result)
-        close(student.loggers)
         keep(directory, config, student, data.preprocessing, result)
+        show(config, student, logits, data, taught, result)
         found.append(result)
     return found
+
+
+def show(
+    config: Config,
+    student: Trained,
+    logits_NC: Tensor | None,
+    data: ImageDataModule,
+    taught: Teaching | None,
+    result: Result,
+) -> None:
+    """Add the result to the run's TensorBoard file; a dashboard that fails harms no result."""
+    method = assembly.method(config)
+    try:
+        dashboard.add_run(student.loggers, config, method, student, logits_NC, data, taught, result)
+        close(student.loggers)
+    except Exception as error:  # of whatever draws or writes
+        log.warning("The dashboard of this run is not complete: %s", error)
 
 
 def ready(
@@ -123,11 +140,22 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
     data.training_table(data.subset)
     data.training_table(configs[0].teacher.subset, "teacher.subset")
     teachers = teacher_nets(configs[0], data)
+    for net in teachers:
+        complexity.multiplications(net, data.input_shape)
     for config in configs:
         student = new_student(config, data)
-        hint = assembly.method(config).hint
-        if hint is not None:
-            hint_stage(hint, teachers[0], student, data.input_shape, config.seed)
+        complexity.multiplications(student, data.input_shape)
+        method = assembly.method(config)
+        if method.hint is not None:
+            hint_stage(method.hint, teachers[0], student, data.input_shape, config.seed)
+        if method.teacher_dropout is not None:
+            with_active_dropout(teachers[0], method.teacher_dropout.probability)
+        norms = any(isinstance(module, _BatchNorm) for module in student.modules())
+        if norms and config.optimizer.averaging == "swa":
+            raise InputError(
+                "optimizer.averaging=swa: averaged weights of a net with batch normalisation need "
+                "statistics of their own; take none or ema."
+            )
 
 
 def teacher_nets(config: Config, data: ImageDataModule) -> list[nn.Sequential]:
