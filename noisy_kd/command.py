@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -40,8 +41,15 @@ def train(cfg: DictConfig) -> float | None:
         remove_if_untouched(directory)
         raise
     if chief:
-        summary.print_closing(result, runs.baseline_of(result, directory.parent), directory)
+        baseline = runs.baseline_of(result, directory.parent)
+        summary.print_closing(result, baseline, directory, _baselines_command())
     return outcome(directory) if chief else None
+
+
+def _baselines_command() -> str:
+    """The command of logit regression with the settings of this run."""
+    own = [one for one in HydraConfig.get().overrides.task if not one.startswith("method")]
+    return shlex.join(["python", "train.py", *own, "method=logit_regression"])
 
 
 def remove_if_untouched(directory: Path) -> None:

@@ -29,7 +29,9 @@ def opening(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
     )
 
 
-def print_closing(result: Result, baseline: Result | None, directory: Path) -> None:
+def print_closing(
+    result: Result, baseline: Result | None, directory: Path, baselines_command: str
+) -> None:
     """The closing table: teacher and student, how good and how large, and against the baseline."""
     table = Table(title=f"{result['dataset']}, {result['method']}, seed {result['seed']}")
     table.add_column("")
@@ -53,7 +55,9 @@ def print_closing(result: Result, baseline: Result | None, directory: Path) -> N
     table.add_row("baseline*", "", _against(result, baseline))
     console = Console()
     console.print(table)
-    console.print("* logit regression with the same settings", style="dim")
+    missing = baseline is None and result["method"] != "logit_regression"
+    how = f": {baselines_command}" if missing else ""
+    console.print(f"* logit regression with the same settings{how}", style="dim", soft_wrap=True)
     speed = f"{result['samples_per_second']:,.0f} samples/s"
     console.print(
         f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s, "
