@@ -2,7 +2,7 @@
 
 from noisy_kd.callbacks.best import BestEpoch
 from noisy_kd.callbacks.logs import RunLogs, WeightHistograms
-from noisy_kd.callbacks.progress import Progress
+from noisy_kd.callbacks.progress import EpochBar, Progress
 from noisy_kd.callbacks.resume import Resume
 
-__all__ = ["BestEpoch", "Progress", "Resume", "RunLogs", "WeightHistograms"]
+__all__ = ["BestEpoch", "EpochBar", "Progress", "Resume", "RunLogs", "WeightHistograms"]
