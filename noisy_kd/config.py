@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def check_config_name(arguments: Sequence[str]) -> None:
         InputError: with the names.
     """
     names = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, _, given = flag.partition("=")
         name = (given or value).removesuffix(".yaml")
         if flag in ("-cn", "--config-name") and name not in ("config", *names):

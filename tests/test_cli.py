@@ -215,6 +215,15 @@ def test_the_same_run_twice_at_once_is_made_once(command, tmp_path, store):
     assert sum("skipped" in text for text in shown) == 1
 
 
+def test_the_bare_command_trains_on_the_digits(tmp_path):
+    done = subprocess.run(TRAIN, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("runs/digits-*/result.json")
+    result = json.loads(file.read_text())
+    assert (result["method"], result["status"]) == ("noisy_teacher", "done")
+    assert result["test_error"] < 0.1
+
+
 def test_ctrl_c_exits_with_1_and_says_how_to_go_on(command, tmp_path, store):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
