@@ -155,10 +155,10 @@ def load_teacher(directory: str | Path, data: ImageDataModule) -> nn.Sequential 
 
 
 def _teaching(directory: str | Path, data: ImageDataModule) -> Teaching | None:
-    from noisy_kd.training import assembly, hardware, run
+    from noisy_kd.training import assembly, run
 
     config = load_config(directory)
     assembly.quiet_libraries()
-    numerics = hardware.choose(config.precision, config.fast, assembly.device(config))
+    numerics = assembly.numerics(config)
     data.to(numerics.device)
     return run.teaching(config, data, numerics, Path(directory) / "teacher")

@@ -13,6 +13,7 @@ from noisy_kd.errors import InputError
 from noisy_kd.export import export, load_safetensors
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of
+from noisy_kd.training import assembly
 from noisy_kd.training.run import run
 from noisy_kd.training.teacher import read_checkpoint
 
@@ -118,6 +119,13 @@ def test_a_path_that_was_not_given_is_asked_for():
         compose(["model@student=module"])
 
 
+def test_auto_is_float32_for_networks_that_are_not_known():
+    for key, precision in (("auto", "32"), ("bf16", "bf16"), ("32", "32")):
+        for net in ("teacher", "student"):
+            config = compose([f"{net}.layers={SMALL}", f"precision={key}", "trainer=cpu"])
+            assert assembly.numerics(config).precision == precision
+
+
 def test_the_name_and_the_path_are_one_network():
     named = compose(["data=cifar10", "model@teacher=torchvision", "teacher.name=resnet34"])
     path = compose(["data=cifar10", "teacher.layers=torchvision.models.resnet34"])
@@ -141,7 +149,7 @@ def pictures(tmp_path):
 
 def test_a_resnet_teaches_a_student_on_a_folder_of_images(pictures, short, tmp_path):
     config = short(
-        *("data=folder", f"data.root={pictures}", "data.val_size=40", "precision=32"),
+        *("data=folder", f"data.root={pictures}", "data.val_size=40"),
         *("model@teacher=torchvision", "teacher.name=resnet18", "teacher.max_epochs=15"),
         *(
             'student.layers="[C3(S1P1)@8-MP2(S2)]-FC32-FC4"',

@@ -26,6 +26,7 @@ from noisy_kd.data.images import Source
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import notation
+from noisy_kd.training import hardware
 from noisy_kd.training.hardware import Numerics
 
 OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
@@ -154,6 +155,23 @@ def device(config: Config) -> torch.device:
     if wanted == "gpu" or (wanted == "auto" and there["gpu"]):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if wanted == "mps" or (wanted == "auto" and there["mps"]) else "cpu")
+
+
+def numerics(config: Config) -> Numerics:
+    """How the run's networks are computed.
+
+    ``precision=auto`` is float32 for networks by their import path: whether each of their layers
+    bears bf16 is not known. (On CPUs with AMX the bf16 gradient of a convolution is wrong where a
+    part of its kernel sees only padding, as in a ResNet-18 on images of 16x16.)
+
+    Raises:
+        InputError: if the accelerator is not there.
+    """
+    precision = config.precision
+    parsed = [notation.parse(layers) for layers in (*config.teachers, config.student.layers)]
+    if precision == "auto" and any(isinstance(net[0], notation.Module) for net in parsed):
+        precision = "32"
+    return hardware.choose(precision, config.fast, device(config))
 
 
 def trainer(

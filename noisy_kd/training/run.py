@@ -27,7 +27,7 @@ from noisy_kd.evaluation import count_errors, predict_logits
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of, with_active_dropout
 from noisy_kd.runs import Result
-from noisy_kd.training import assembly, hardware
+from noisy_kd.training import assembly
 from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.logits import cached_logits, cached_passes
@@ -106,10 +106,9 @@ def ready(
     """
     assembly.quiet_libraries()
     first = configs[0]
-    device = assembly.device(first)
     for config in configs:
         assembly.check(config)
-    numerics = hardware.choose(first.precision, first.fast, device)
+    numerics = assembly.numerics(first)
     data = data or assembly.data_module(first)
     check_fit(configs, data)
     return data, numerics
