@@ -6,6 +6,7 @@ The report reads 60 results.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ REPORT = [sys.executable, "-m", "noisy_kd.report", "quick"]
 
 def main() -> None:
     """Measure and print medians."""
+    argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tiny = [*TRAIN, "trainer.max_epochs=1", "callbacks=quiet", "logger=csv", "force=true"]
         subprocess.run(tiny, cwd=folder, capture_output=True, check=True)

@@ -1,6 +1,10 @@
 """The training loop, and the peers' bugs by name."""
 
+import contextlib
 import copy
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -229,3 +233,18 @@ def test_bfloat16_gives_the_same_error_within_the_spread_of_seeds(short, digits,
         assert members[0].net[0].weight.dtype == torch.float32
     exact, rounded = errors
     assert abs(exact.mean() - rounded.mean()) <= exact.std()
+
+
+def test_an_interrupt_that_is_swallowed_ends_the_training_all_the_same(
+    short, digits, logits, float32
+):
+    class Deaf(Callback):
+        def on_train_epoch_start(self, trainer, learner):
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)  # the signal is handled here
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        learn(short, digits, logits, float32, [member(float32)], epochs=1, callbacks=[Deaf()])
+    assert signal.getsignal(signal.SIGINT) is before

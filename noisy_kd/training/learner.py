@@ -10,10 +10,13 @@ they would learn alone. Nothing is read from the device within an epoch.
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -114,6 +117,7 @@ class Learner(LightningModule):
         self.seconds_trained = 0.0
         self.diverged = [False] * len(members)
         self.stopped: list[int | None] = [None] * len(members)  # after which epoch, by patience
+        self.interrupted = False  # by Ctrl-C
         self._sums: list[dict[str, Tensor | float]] = []
         self._metrics: list[dict[str, float]] | None = None
 
@@ -154,6 +158,8 @@ class Learner(LightningModule):
 
         Of several devices each takes its share of the mini-batch.
         """
+        if self.interrupted:
+            raise KeyboardInterrupt
         first = batch_idx * self.chunk_steps
         rank, world = self.trainer.global_rank, self.trainer.world_size
         for k, member in enumerate(self.members):
@@ -368,6 +374,25 @@ def _average(member: Member) -> AveragedModel | None:
     return AveragedModel(member.net, multi_avg_fn=decay).eval()
 
 
+@contextmanager
+def _heard_interrupt(learner: Learner) -> Iterator[None]:
+    """A Ctrl-C that falls into code which swallows exceptions (a finaliser) is not forgotten."""
+    own = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    if own or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        learner.interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def chunk_steps(numerics: Numerics, world_size: int = 1) -> int:
     """Mini-batches in one Lightning step; one where gradients are averaged over devices."""
     return 16 if numerics.fast and world_size == 1 else 1
@@ -383,7 +408,7 @@ def fit(learner: Learner, trainer: Trainer) -> None:
     seeds = sorted({member.seed for member in learner.members})
     held_out = loader(learner.validation_table, 1000) if len(learner.validation_table) else None
     try:
-        with learner.numerics.products():
+        with learner.numerics.products(), _heard_interrupt(learner):
             trainer.fit(learner, {s: loader(learner.table, chunk, s) for s in seeds}, held_out)
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
