@@ -99,7 +99,7 @@ BAD = {
     "~method.alpha": "needs the key",
     "teacher.subset=5": "teacher.subset=5",
     "broken=[": "quote a value with brackets twice",
-    "--config-name=tabel3": "there is no sweep named tabel3: choose alpha_sigma, figure2",
+    "--config-name=tabel3": "there is no sweep named tabel3: choose alpha_sigma, ",
 }
 
 
