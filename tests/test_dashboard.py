@@ -101,6 +101,7 @@ def test_weights_are_histograms_when_asked(shown):
 
 
 def test_a_dashboard_that_fails_harms_no_result(short, tmp_path, monkeypatch, caplog):
+    caplog.set_level("WARNING")  # whatever other tests have left
     monkeypatch.setattr(dashboard, "_bars", lambda *_: 1 / 0)
     (result,) = run([short()], [tmp_path])
     assert result["status"] == "done"
