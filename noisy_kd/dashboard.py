@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -51,7 +51,6 @@ MOST_NUMBERS = 20  # classes up to which the confusion matrix has numbers
 
 @rank_zero_only
 def add_run(
-    loggers: Sequence[Logger],
     config: Config,
     method: Method,
     student: Trained,
@@ -63,16 +62,15 @@ def add_run(
     """Add to a run's TensorBoard file what does not change from epoch to epoch.
 
     Args:
-        loggers: of the run; those that are not TensorBoard's are left alone.
         config: of the run.
         method: of the run.
-        student: after training.
+        student: after training; its loggers that are not TensorBoard's are left alone.
         test_logits_NC: of the student, [N, C]; None if it diverged.
         data: the images.
         teaching: what it learned from.
         result: of the run.
     """
-    for logger in loggers:
+    for logger in student.loggers:
         if not isinstance(logger, TensorBoardLogger):
             continue
         writer = logger.experiment

@@ -90,7 +90,7 @@ def show(
     """Add the result to the run's TensorBoard file; a dashboard that fails harms no result."""
     method = assembly.method(config)
     try:
-        dashboard.add_run(student.loggers, config, method, student, logits_NC, data, taught, result)
+        dashboard.add_run(config, method, student, logits_NC, data, taught, result)
         close(student.loggers)
     except Exception as error:  # of whatever draws or writes
         log.warning("The dashboard of this run is not complete: %s", error)
