@@ -1,6 +1,7 @@
 # make train          set up and train (arguments: make train ARGS="data=mnist seed=2")
 # make test           set up and test (real data: NOISY_KD_DATA=DIR make test)
-# make results        one table again, from nothing: make results TABLE=table1 SEEDS=0,1,2,3,4
+# make results        tables again, from nothing: make results TABLE="table1 readings" SEEDS=0,1,2,3,4
+# make cifar10        all tables on CIFAR-10 (days on two cores)
 # make lint           style and types
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 ARGS ?=
 SEEDS ?= 0,1,2
 
-.PHONY: train test results lint clean
+.PHONY: train test results cifar10 lint clean
 
 train: .venv/.train
 	@$(BIN)/python train.py $(ARGS)
@@ -19,8 +20,15 @@ test: .venv/.test
 results:
 	@test -n "$(TABLE)" || { echo "make results TABLE=table1: name a sweep"; exit 2; }
 	@$(MAKE) --no-print-directory .venv/.train
-	$(BIN)/python train.py -cn $(TABLE) seed=$(SEEDS) $(ARGS)
-	$(BIN)/python -m noisy_kd.report $(TABLE) $(ARGS) --keep $(TABLE)
+	@status=0; for table in $(TABLE); do \
+		$(BIN)/python train.py -cn $$table seed=$(SEEDS) $(ARGS) || status=$$?; \
+		test $$status -ne 2 || exit 2; \
+		$(BIN)/python -m noisy_kd.report $$table $(ARGS) --keep $$table || exit $$?; \
+	done; exit $$status
+
+cifar10:
+	@$(MAKE) --no-print-directory results \
+		TABLE="table3 table4 table5 table6 figure2 random_sigma two_teachers"
 
 lint: .venv/.test
 	$(BIN)/ruff check .
