@@ -55,7 +55,7 @@ class ImageTable(Dataset[Batch]):
 
     def __getitem__(self, samples: Tensor) -> Batch:
         """The batch of these sample ids, int64 [B]."""
-        samples = samples.to(self.rows.device)
+        samples = samples.to(self.rows.device, non_blocking=True)  # a GPU goes on with its queue
         row = self.rows[samples % len(self.rows)]
         x = self.pixels.index_select(0, row)  # much faster than self.pixels[row]
         if self.views == 2:

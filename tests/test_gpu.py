@@ -1,0 +1,68 @@
+"""A GPU gives what the CPU gives; skipped where there is none."""
+
+import pytest
+import torch
+
+from noisy_kd import load_student
+from noisy_kd.training.learner import Learner
+from noisy_kd.training.run import run
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+CONVOLUTION = "[C3(S1P1)@8-MP2(S2)]-FC20-FC10"
+
+
+@pytest.fixture
+def go(short, tmp_path):
+    def make(name, *overrides, cells=("",)):
+        each = [short("trainer=gpu", "precision=32", *overrides, *cell.split()) for cell in cells]
+        places = [tmp_path / f"{name}{k}" for k in range(len(each))]
+        for place in places:
+            place.mkdir()
+        return run(each, places), places
+
+    return make
+
+
+def weights(directory):
+    return torch.cat([p.detach().flatten().cpu() for p in load_student(directory).parameters()])
+
+
+@pytest.mark.parametrize("student", ["FC20-FC10", CONVOLUTION])
+def test_float32_gives_the_cpus_student_to_rounding(go, student):
+    settings = ("method=logit_regression", f'student.layers="{student}"', "trainer.max_epochs=2")
+    (gpu,), (there,) = go("gpu", *settings)
+    (cpu,), (here,) = go("cpu", *settings, "trainer=cpu")
+    assert gpu["device"] != "cpu" and cpu["device"] == "cpu"
+    difference = weights(there) - weights(here)
+    assert difference.norm() < 0.02 * weights(here).norm()
+
+
+def test_a_stack_gives_what_each_run_gives_alone(go):
+    cells = [f"method.sigma={sigma} seed={seed}" for sigma in (0, 0.9) for seed in (1, 2)]
+    stacked, places = go("stack", cells=cells)
+    for cell, result, place in zip(cells, stacked, places, strict=True):
+        (alone,), (own,) = go(cell, cells=[cell])
+        assert result["test_errors"] == alone["test_errors"]
+        assert torch.allclose(weights(place), weights(own), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["noisy_teacher", "fickle_teacher", "soft_randomization"])
+def test_bfloat16_learns_as_well(go, method):
+    settings = (f"method={method}", "trainer.max_epochs=30", "teacher.max_epochs=10")
+    (exact,), _ = go("float32", *settings)
+    (coarse,), _ = go("bf16", *settings, "precision=bf16")
+    assert coarse["test_error"] == pytest.approx(exact["test_error"], abs=0.05)
+
+
+def test_steps_do_not_wait_for_the_device(go, monkeypatch):
+    step = Learner.training_step
+
+    def watched(learner, batch, batch_idx):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step(learner, batch, batch_idx)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Learner, "training_step", watched)
+    go("run")
