@@ -79,11 +79,13 @@ def export(
     import torch
     from torch import nn
 
+    from noisy_kd.training.finished import load_data
+
     net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
     result = runs.read_result(directory) or {}
     model = (nn.Sequential(preprocessing, net) if with_preprocessing else net).eval()
     file = output or directory / f"student{ENDINGS[form]}"
-    data = runs.load_data(directory)
+    data = load_data(directory)
     pixels, labels = data.test_images.pixels, data.test_images.labels
     about = {
         "layers": result["student_layers"],
@@ -173,9 +175,11 @@ def latencies(
     """Median milliseconds of one pass on one thread: teacher and student, batches of 1 and 64."""
     import torch
 
+    from noisy_kd.training.finished import load_teacher
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    teacher = runs.load_teacher(directory, data)
+    teacher = load_teacher(directory, data)
     data.to(torch.device("cpu"))
     contestants: dict[str, Callable[[Tensor], Any]] = {"student, torch": student}
     if teacher is not None:

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 from noisy_kd.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from noisy_kd.config import Config
-    from noisy_kd.data import ImageDataModule
-    from noisy_kd.training.student import Teaching
 
 Result = dict[str, Any]
 
@@ -123,42 +121,3 @@ def load_config(directory: str | Path) -> Config:
     if not file.exists():
         raise InputError(f"{directory} holds no config.yaml: name a finished run's directory.")
     return config.read(OmegaConf.load(file))  # type: ignore[arg-type]
-
-
-def load_data(directory: str | Path) -> ImageDataModule:
-    """The images of a run, split and preprocessed as they were for it.
-
-    Raises:
-        InputError: if the files are not there any more.
-    """
-    from noisy_kd.training import assembly
-
-    return assembly.data_module(load_config(directory))
-
-
-def teacher_test_logits(directory: str | Path, data: ImageDataModule) -> Tensor | None:
-    """The logits of the run's teacher on the test images, [N, C]; None for a method without one.
-
-    They come from the store; a teacher that is not there any more is trained again.
-    """
-    from noisy_kd.training import assembly
-
-    taught = _teaching(directory, data)
-    method = assembly.method(load_config(directory))
-    return None if taught is None else method.clean_target(taught.test_logits)
-
-
-def load_teacher(directory: str | Path, data: ImageDataModule) -> nn.Sequential | None:
-    """The (first) teacher of a run, from the store or trained again; None for a method without."""
-    taught = _teaching(directory, data)
-    return None if taught is None else taught.teacher
-
-
-def _teaching(directory: str | Path, data: ImageDataModule) -> Teaching | None:
-    from noisy_kd.training import assembly, run
-
-    config = load_config(directory)
-    assembly.quiet_libraries()
-    numerics = assembly.numerics(config)
-    data.to(numerics.device)
-    return run.teaching(config, data, numerics, Path(directory) / "teacher")

@@ -13,7 +13,8 @@ from noisy_kd.errors import InputError
 from noisy_kd.evaluation.__main__ import KINDS, evaluate
 from noisy_kd.evaluation.robustness import Classifier, Evaluation
 from noisy_kd.report import robustness
-from noisy_kd.runs import load_data, load_student, read_result
+from noisy_kd.runs import load_student, read_result
+from noisy_kd.training.finished import load_data
 from noisy_kd.training.run import run
 
 

@@ -14,7 +14,8 @@ from noisy_kd.config import compose
 from noisy_kd.errors import InputError
 from noisy_kd.export import ENDINGS, export, runner
 from noisy_kd.predict import load, read_image
-from noisy_kd.runs import load_data, load_preprocessing, load_student, load_teacher, read_result
+from noisy_kd.runs import load_preprocessing, load_student, read_result
+from noisy_kd.training.finished import load_data, load_teacher
 from noisy_kd.training.run import run
 
 

@@ -73,6 +73,7 @@ def evaluate(
         InputError: if the directory holds no finished student.
     """
     from noisy_kd.evaluation.robustness import Classifier, Evaluation
+    from noisy_kd.training.finished import load_data
 
     net = runs.load_student(directory)
     result = runs.read_result(directory) or {}
@@ -86,7 +87,7 @@ def evaluate(
     todo = [kind for kind in kinds if again or kind not in found]
     if not todo:
         return found
-    data = runs.load_data(directory)
+    data = load_data(directory)
     images, labels = data.test_images.pixels[:limit], data.test_images.labels[:limit]
     preprocessing = copy.deepcopy(data.preprocessing)  # stays, when data moves to the teacher
     evaluation = Evaluation(Classifier(preprocessing, net), images, labels)
@@ -104,7 +105,9 @@ def _one(
     kind: str, evaluation: Evaluation, directory: Path, data: ImageDataModule
 ) -> dict[str, Any]:
     if kind == "clean":
-        taught = runs.teacher_test_logits(directory, data)
+        from noisy_kd.training.finished import teacher_test_logits
+
+        taught = teacher_test_logits(directory, data)
         return evaluation.clean(None if taught is None else taught[: len(evaluation.labels)])
     if kind == "ood":
         return evaluation.ood(other_images(data))
