@@ -70,6 +70,27 @@ def test_a_row_has_mean_spread_improvement_paired_test_and_the_papers_number(tab
     assert (noisy["paper %"], noisy["paper impr."]) == ("0.96", "+1.0 %")
 
 
+def test_noise_is_compared_with_the_best_settings_without_it_too():
+    """Chosen by the validation error, not by the test error."""
+    common = ("data=mnist", "data.subset=1000", "data.val_size=2000", "trainer.max_epochs=200")
+    errors = {(16, 0): (5.0, 4.0), (64, 0): (4.0, 5.0), (16, 0.9): (3.5, 3.8), (64, 0.9): (4, 3)}
+    found = [
+        result(
+            (test + 0.1 * seed * (sigma == 0)) / 100,
+            *(*common, f"data.batch_size={batch}", f"method.sigma={sigma}", f"seed={seed}"),
+            val_error=val / 100,
+        )
+        for (batch, sigma), (val, test) in errors.items()
+        for seed in (0, 1)
+    ]
+    block = only("batch_sizes", found)
+    clean, noisy = tables.tuned_table(block).rows
+    assert clean[:6] == ["without noise", "64", "0", "4.00", "5.05", "0.07"]
+    assert noisy[:6] == ["with noise", "16", "0.9", "3.50", "3.80", "0.00"]
+    assert noisy[7].startswith("-1.25 [")
+    assert tables.tuned_table(only("table1", [])) is None
+
+
 def test_missing_and_diverged_runs_are_marked(table1):
     table = tables.table(sweeps.read("table1"), only("table1", table1))
     assert row(table, "0.4")["error %"] == "missing"

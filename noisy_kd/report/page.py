@@ -77,7 +77,8 @@ def report(
     made = []
     for block in cells.blocks(sweep, found, chosen, own):
         made.append(tables.table(sweep, block))
-        made += filter(None, [tables.best_table(sweep, block), cost.table(sweep, block)])
+        more = tables.best_table(sweep, block), tables.tuned_table(block), cost.table(sweep, block)
+        made += filter(None, more)
     return made
 
 

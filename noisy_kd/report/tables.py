@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from noisy_kd.report.cells import Block, Cell
+from noisy_kd.report.cells import NOISE, Block, Cell
 from noisy_kd.report.statistics import paired, spread
 from noisy_kd.report.sweeps import Sweep, Value
 
@@ -42,6 +42,8 @@ SHORT = {
     "model@teacher": "teacher",
 }
 MEASURES = ["error %", "± s.d.", "n", "improvement", "to baseline [95 %]", "p"]
+TRAINING = ("data.batch_size", "trainer.max_epochs")
+"""Axes that are tuned, besides those of ``optimizer``."""
 PAPER = ["paper %", "paper impr.", "difference"]
 NOTE = (
     "Test error in percent, mean over n seeds; improvement is relative to the baseline, logit "
@@ -111,6 +113,33 @@ def best_cells(sweep: Sweep, block: Block) -> list[tuple[str, Cell, Cell]]:
             best = min(cells, key=lambda cell: _mean(cell.errors("val_error")))
             found.append((str(name), best, baseline))
     return found
+
+
+def tuned_table(block: Block) -> Table | None:
+    """With and without noise, each with the training settings that suit it best.
+
+    Both are chosen by the mean validation error; the errors shown are test errors.
+    """
+    axes = [axis for axis in block.cells[0].key if axis not in NOISE]
+    if not axes or not all(axis in TRAINING or axis.startswith("optimizer.") for axis in axes):
+        return None
+    done = [cell for cell in block.cells if cell.errors("val_error")]
+    clean = [cell for cell in done if block.is_baseline(cell)]
+    noisy = [cell for cell in done if not block.is_baseline(cell)]
+    if not clean or not noisy:
+        return None
+    best = [min(cells, key=lambda c: _mean(c.errors("val_error"))) for cells in (clean, noisy)]
+    rows = []
+    for name, cell in zip(("without noise", "with noise"), best, strict=True):
+        own = spread(cell.errors())
+        assert own is not None
+        row = [name, *map(text, cell.key.values()), f"{_mean(cell.errors('val_error')):.2f}"]
+        row += [f"{own.mean:.2f}", "" if own.deviation is None else f"{own.deviation:.2f}"]
+        pair = ["", ""] if cell is best[0] else _pair(paired(cell.errors(), best[0].errors()))
+        rows.append([*row, str(own.n), *pair])
+    heads = ["", *(SHORT.get(axis, axis) for axis in block.cells[0].key), "val. error %"]
+    heads += [*MEASURES[:3], "difference [95 %]", "p"]
+    return Table("Each at the settings of its lowest validation error", heads, rows)
 
 
 def _mean(values: dict[int, float]) -> float:
