@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from noisy_kd import load_student
+from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.learner import Learner
 from noisy_kd.training.run import run
 
@@ -46,6 +47,15 @@ def test_a_stack_gives_what_each_run_gives_alone(go):
         assert torch.allclose(weights(place), weights(own), atol=1e-5)
 
 
+@pytest.mark.parametrize("averaging", ["none", "swa"])
+def test_graphs_give_what_single_launches_give(go, monkeypatch, averaging):
+    settings = ("trainer.max_epochs=6", "student.dropout=0.2", f"optimizer.averaging={averaging}")
+    _, (graphs,) = go("graphs", *settings)
+    monkeypatch.setattr(Numerics, "graphs", False)
+    _, (launches,) = go("launches", *settings)
+    assert torch.allclose(weights(graphs), weights(launches), atol=1e-4)
+
+
 @pytest.mark.parametrize("method", ["noisy_teacher", "fickle_teacher", "soft_randomization"])
 def test_bfloat16_learns_as_well(go, method):
     settings = (f"method={method}", "trainer.max_epochs=30", "teacher.max_epochs=10")
@@ -54,15 +64,18 @@ def test_bfloat16_learns_as_well(go, method):
     assert coarse["test_error"] == pytest.approx(exact["test_error"], abs=0.05)
 
 
-def test_steps_do_not_wait_for_the_device(go, monkeypatch):
-    step = Learner.training_step
+def test_steps_are_graphs_and_do_not_wait_for_the_device(go, monkeypatch):
+    step, graphed = Learner.training_step, []
 
     def watched(learner, batch, batch_idx):
-        torch.cuda.set_sync_debug_mode("error")
+        tried = learner.current_epoch > 1
+        graphed.extend(steps.replay is not None for steps in learner.steps if tried)
+        torch.cuda.set_sync_debug_mode("error" if tried else "default")
         try:
             step(learner, batch, batch_idx)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Learner, "training_step", watched)
-    go("run")
+    go("run", "trainer.max_epochs=4", 'student.layers="FC20-D0.3-FC10"')
+    assert graphed and all(graphed)

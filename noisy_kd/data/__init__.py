@@ -8,6 +8,7 @@ from noisy_kd.data.module import (
     ImageTable,
     Mnist,
     Svhn,
+    generator_key,
     keyed_generator,
     loader,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "ImageTable",
     "Mnist",
     "Svhn",
+    "generator_key",
     "keyed_generator",
     "loader",
 ]

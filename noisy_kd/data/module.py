@@ -107,8 +107,13 @@ def keyed_generator(
 
     So an epoch can be repeated, or started in another process, with the same draws.
     """
+    return torch.Generator(device).manual_seed(generator_key(seed, purpose, epoch))
+
+
+def generator_key(seed: int, purpose: str, epoch: int = 0) -> int:
+    """What :func:`keyed_generator` is seeded with."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{epoch}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+    return int.from_bytes(digest, "big") >> 1
 
 
 def loader(table: ImageTable, chunk: int, seed: int | None = None) -> DataLoader[Batch]:

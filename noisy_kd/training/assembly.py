@@ -132,6 +132,7 @@ def student_layers(config: Config, classes: int) -> tuple[notation.Layer, ...]:
 def optimizer(target: str, lr: float, weight_decay: float, numerics: Numerics) -> OptimizerFactory:
     """Makes the optimiser from a net's parameters; fused where the device has it."""
     fused = {"fused": True} if numerics.fast and numerics.device.type in ("cpu", "cuda") else {}
+    fused |= {"capturable": True} if numerics.graphs else {}
 
     def make(params: Any) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = get_class(target)(

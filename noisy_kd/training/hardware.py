@@ -67,6 +67,11 @@ class Numerics:
         return x.float()
 
     @property
+    def graphs(self) -> bool:
+        """Whether training steps are tried as CUDA graphs."""
+        return self.fast and self.device.type == "cuda"
+
+    @property
     def own_products(self) -> bool:
         """Whether products of float32 matrices are made in bf16 by oneDNN itself (AMX)."""
         bf16 = self.precision == "bf16" and self.device.type == "cpu"

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,9 +26,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from noisy_kd.data import ImageTable, keyed_generator, loader
+from noisy_kd.data import ImageTable, generator_key, keyed_generator, loader
 from noisy_kd.method import Method
 from noisy_kd.model.layers import set_dropout_generator
+from noisy_kd.training.graph import Graphed, Sums
 from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.hints import HintStage
 
@@ -38,6 +40,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "step": lambda done: 0.1 ** ((done >= 0.5) + (done >= 0.75)),
 }
 """Factor of the learning rate when the share ``done`` of all steps has been made."""
+
+DRAWS = ("noise", "dropout", "teacher dropout")
+"""What a net draws random numbers for in its steps, each from a generator of its own."""
 
 
 @dataclass
@@ -131,6 +136,11 @@ class Learner(LightningModule):
     def on_fit_start(self) -> None:
         """Draw the noise that is drawn once, and look up every training sample's target."""
         self._started = time.perf_counter()
+        self.draws = [
+            {purpose: torch.Generator(self.device) for purpose in DRAWS} for _ in self.nets
+        ]
+        for net, draws in zip(self.nets, self.draws, strict=True):
+            set_dropout_generator(net, draws["dropout"])
         if self.teacher_logits is None:
             return
         samples = torch.arange(len(self.table))
@@ -141,38 +151,46 @@ class Learner(LightningModule):
             if member.method.moves_target:
                 member.clean_target = member.method.clean_target(z_NTC)
 
+    def on_train_start(self) -> None:
+        """Decide how each net's steps are made."""
+        self.steps = [
+            Graphed(partial(self._steps, k), self.nets[k], optimizer, list(self.draws[k].values()))
+            if self._may_be_graphed(k)
+            else partial(self._steps, k)
+            for k, optimizer in enumerate(self._optimizers())
+        ]
+        for optimizer, steps in zip(self._optimizers(), self.steps, strict=True):
+            for group in optimizer.param_groups if isinstance(steps, Graphed) else ():
+                group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
+
     def on_train_epoch_start(self) -> None:
         """Key every generator by seed and epoch."""
         self._metrics = None
         self._sums = [{} for _ in self.members]
-        self.generators = [self._generator(member, "noise") for member in self.members]
-        self.teacher_generators = [self._generator(m, "teacher dropout") for m in self.members]
         self.own_generators = [
             keyed_generator(m.seed, "own draws", self.current_epoch) for m in self.members
         ]
-        for member in self.members:
-            set_dropout_generator(member.net, self._generator(member, "dropout"))
+        rank = self.trainer.global_rank  # devices that share a mini-batch draw each its own
+        for member, draws in zip(self.members, self.draws, strict=True):
+            for purpose, generator in draws.items():
+                name = f"{purpose} {rank}" if rank else purpose
+                generator.manual_seed(generator_key(member.seed, name, self.current_epoch))
 
     def training_step(self, batch: dict[int, Any], batch_idx: int) -> None:
-        """Several mini-batches (a chunk for each distinct seed): every net takes its turn.
-
-        Of several devices each takes its share of the mini-batch.
-        """
+        """Several mini-batches (a chunk for each distinct seed): every net takes its turn."""
         if self.interrupted:
             raise KeyboardInterrupt
-        first = batch_idx * self.chunk_steps
-        rank, world = self.trainer.global_rank, self.trainer.world_size
+        made: dict[int, Sums] = {}
         for k, member in enumerate(self.members):
-            if not self.active[k]:
-                continue
-            x, y, samples = batch[member.seed]
-            x = self.numerics.arrange(x)
-            for i, start in enumerate(range(0, len(y) - world + 1, self.batch_size)):
-                part = slice(start + rank, start + self.batch_size, world)
-                if self.needs_two[k] and len(y[part]) == 1:
-                    continue  # batch normalisation of one sample is none
-                self._set_rate(k, first + i)
-                self._step(k, x[part], y[part], samples[part])
+            if self.active[k]:
+                x, y, samples = batch[member.seed]
+                rates = self._rates(k, batch_idx * self.chunk_steps, len(y))
+                made[k] = self.steps[k](self.numerics.arrange(x), y, samples, rates)
+        for k, sums in made.items():
+            steps = self.steps[k]
+            if isinstance(steps, Graphed):
+                steps.join()
+            self._add(k, **sums)
             if batch_idx + 1 == self.trainer.num_training_batches:
                 self._average_epoch(k)
 
@@ -274,14 +292,28 @@ class Learner(LightningModule):
         """Mini-batches in one Lightning step: they share its overhead."""
         return chunk_steps(self.numerics, self.trainer.world_size)
 
-    def _step(self, k: int, x: Tensor, y: Tensor, samples: Tensor) -> None:
+    def _steps(self, k: int, x: Tensor, y: Tensor, samples: Tensor, rates_S: Tensor) -> Sums:
+        """A step of net k for each of S mini-batches; of several devices each takes its share."""
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        sums: Sums = {}
+        for i, start in enumerate(range(0, len(y) - world + 1, self.batch_size)):
+            part = slice(start + rank, start + self.batch_size, world)
+            if self.needs_two[k] and len(y[part]) == 1:
+                continue  # batch normalisation of one sample is none
+            self._set_rate(k, rates_S[i])
+            for name, value in self._step(k, x[part], y[part], samples[part]).items():
+                sums[name] = sums.get(name, 0) + value
+        return sums
+
+    def _step(self, k: int, x: Tensor, y: Tensor, samples: Tensor) -> Sums:
         """[NT] Algorithm 1, lines 4 to 8, for net k."""
         member, optimizer = self.members[k], self._optimizers()[k]
+        sums: Sums = {}
         if member.hint is not None and self.current_epoch < member.hint.epochs:
             with self.numerics.autocast():
                 loss = member.hint(x)
         else:
-            loss = self._loss(k, x, y, samples)
+            loss, sums = self._loss(k, x, y, samples)
         optimizer.zero_grad()
         if self.trainer.world_size > 1:
             self.manual_backward(loss)  # also averages the gradients over the devices
@@ -291,7 +323,7 @@ class Learner(LightningModule):
         average = self.averages[k]
         if average is not None and member.averaging == "ema":
             average.update_parameters(member.net)
-        self._add(k, loss=loss.detach() * len(y), count=len(y))
+        return sums | {"loss": loss.detach() * len(y), "count": len(y)}
 
     def _average_epoch(self, k: int) -> None:
         """At the end of an epoch: take it into the mean of the last quarter's."""
@@ -299,22 +331,22 @@ class Learner(LightningModule):
         if average is not None and self.members[k].averaging == "swa" and late:
             average.update_parameters(self.members[k].net)
 
-    def _loss(self, k: int, x: Tensor, y: Tensor, samples: Tensor) -> Tensor:
+    def _loss(self, k: int, x: Tensor, y: Tensor, samples: Tensor) -> tuple[Tensor, Sums]:
         """[NT] Algorithm 1, lines 4 to 7, with what the method adds to it."""
-        member, generator = self.members[k], self.generators[k]
-        method, z_BC = member.method, None
+        member, generator = self.members[k], self.draws[k]["noise"]
+        method, z_BC, sums = member.method, None, Sums()
         if member.teacher is not None:
             z_BC = method.step_target(self._ask(member.teacher, x, k), generator)
         elif member.target is not None:
             z_BC = method.step_target(member.target[samples], generator)
         if z_BC is not None and member.clean_target is not None:
             clean_BC = member.clean_target[samples]
-            self._add(k, moved=(z_BC - clean_BC).square().sum(), size=clean_BC.square().sum())
+            sums = {"moved": (z_BC - clean_BC).square().sum(), "size": clean_BC.square().sum()}
         x = method.step_input(x, generator)
         with self._own_draws(k):
             g_BC = self.numerics.logits(member.net, x)
         g_BC = method.step_output(g_BC, generator)
-        return method.loss(g_BC, z_BC, method.step_labels(y, g_BC.shape[1], generator))
+        return method.loss(g_BC, z_BC, method.step_labels(y, g_BC.shape[1], generator)), sums
 
     @contextmanager
     def _own_draws(self, k: int) -> Iterator[None]:
@@ -331,20 +363,28 @@ class Learner(LightningModule):
     @torch.no_grad()
     def _ask(self, teacher: nn.Sequential, x: Tensor, k: int) -> Tensor:
         """A live teacher's logits, [B, C], with the dropout of net k."""
-        set_dropout_generator(teacher, self.teacher_generators[k])
+        set_dropout_generator(teacher, self.draws[k]["teacher dropout"])
         return self.numerics.logits(teacher, x)
 
-    def _generator(self, member: Member, purpose: str) -> torch.Generator:
-        """Keyed by seed and epoch, and by the device where several share a mini-batch."""
-        rank = self.trainer.global_rank
-        purpose = f"{purpose} {rank}" if rank else purpose
-        return keyed_generator(member.seed, purpose, self.current_epoch, self.device)
+    def _may_be_graphed(self, k: int) -> bool:
+        """Whether net k's steps are the same work each time, without a look at the device."""
+        member = self.members[k]
+        changes = member.hint is not None or member.averaging == "ema" or self.imported[k]
+        return self.numerics.graphs and self.trainer.world_size == 1 and not changes
 
-    def _set_rate(self, k: int, step: int) -> None:
-        done = (self.current_epoch + step / self.steps_per_epoch) / self.epochs
-        optimizer = self._optimizers()[k]
-        for group in optimizer.param_groups:
-            group["lr"] = optimizer.defaults["lr"] * SCHEDULES[self.members[k].schedule](done)
+    def _rates(self, k: int, first: int, samples: int) -> Tensor:
+        """The learning rates of the steps on so many samples, [S], on the CPU."""
+        schedule, rate = SCHEDULES[self.members[k].schedule], self._optimizers()[k].defaults["lr"]
+        steps = range(first, first - (-samples // self.batch_size))
+        done = [(self.current_epoch + step / self.steps_per_epoch) / self.epochs for step in steps]
+        return torch.tensor([rate * schedule(one) for one in done], dtype=torch.float64)
+
+    def _set_rate(self, k: int, rate: Tensor) -> None:
+        for group in self._optimizers()[k].param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(rate, non_blocking=True)
+            else:
+                group["lr"] = float(rate)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return list(self.trainer.optimizers)
