@@ -36,6 +36,7 @@ from noisy_kd.training.teacher import frozen
 
 BATCH = 64
 STACK = 11
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Problem:
         return LogitNoise(self.config.method["alpha"], self.config.method["sigma"])
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def problem(setting: str, steps: int, precision: str) -> Problem:
@@ -87,8 +88,20 @@ def problem(setting: str, steps: int, precision: str) -> Problem:
 def timed(steps: Iterator[None], samples: int) -> float:
     """Samples per second, the first tenth of the steps not counted."""
     times = [time.perf_counter() for _ in steps]
+    wait()
+    return rate([*times[:-1], time.perf_counter()], samples)
+
+
+def rate(times: list[float], samples: int) -> float:
+    """Samples per second from the ends of steps."""
     warm = max(1, len(times) // 10)
     return samples * (len(times) - 1 - warm) / (times[-1] - times[warm])
+
+
+def wait() -> None:
+    """Until a GPU is done with all it was given."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def ours(p: Problem, students: int = 1, fast: bool = True) -> float:
@@ -105,7 +118,8 @@ def ours(p: Problem, students: int = 1, fast: bool = True) -> float:
             )
             for k in range(students)
         ]
-        numerics = hardware.choose(p.config.precision, fast, torch.device("cpu"))
+        numerics = hardware.choose(p.config.precision, fast, DEVICE)
+        p.data.to(DEVICE)
         teaching = Teaching(p.teacher, None, p.logits[:, None], p.logits[:1, None])
         with tempfile.TemporaryDirectory() as folder:
             places = [Path(folder) / str(k) for k in range(students)]
@@ -142,7 +156,8 @@ def lightning_plain(p: Problem) -> float:
     module = Plain()
     trainer = Trainer(
         max_epochs=1,
-        accelerator="cpu",
+        accelerator="auto",
+        devices=1,
         logger=False,
         enable_progress_bar=False,
         enable_checkpointing=False,
@@ -150,21 +165,21 @@ def lightning_plain(p: Problem) -> float:
         precision={"32": "32-true", "bf16": "bf16-mixed"}[p.precision],  # type: ignore[arg-type]
     )
     trainer.fit(module, DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True))
-    warm = max(1, len(module.times) // 10)
-    steps = len(module.times) - 1 - warm
-    return BATCH * steps / (module.times[-1] - module.times[warm])
+    return rate(module.times, BATCH)
 
 
 def pytorch_plain(p: Problem) -> float:
     """A plain loop: DataLoader, the teacher under no_grad on every batch, Adam."""
-    net = p.student()
+    net = p.student().to(DEVICE)
+    teacher = p.teacher.to(DEVICE)
     optimizer = torch.optim.Adam(net.parameters())
 
     def steps() -> Iterator[None]:
         for x, _ in DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True):
             with p.autocast():
+                x = x.to(DEVICE)
                 with torch.no_grad():
-                    z = p.noise(p.teacher(x).float())
+                    z = p.noise(teacher(x).float())
                 g = net(x)
             _update(optimizer, logit_regression(g.float(), z))
             yield
@@ -174,9 +189,9 @@ def pytorch_plain(p: Problem) -> float:
 
 def hand_loop(p: Problem) -> float:
     """Every trick by hand: cached logits, index batches, fused Adam, channels last, bf16."""
-    numerics = hardware.choose(p.precision, True, torch.device("cpu"))
+    numerics = hardware.choose(p.precision, True, DEVICE)
     net = numerics.arrange_net(p.student())
-    x, z = numerics.arrange(p.x), p.logits
+    x, z = numerics.arrange(p.x.to(DEVICE)), p.logits.to(DEVICE)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
 
     def steps() -> Iterator[None]:
@@ -194,19 +209,18 @@ def kd_lib(p: Problem) -> float:
     sys.modules["KD_Lib.KD.text"] = _Anything("KD_Lib.KD.text")
     from KD_Lib.KD.vision.noisy.noisy_teacher import NoisyTeacher
 
-    net, loader = p.student(), DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True)
+    net, loader = p.student().to(DEVICE), DataLoader(TensorDataset(p.x, p.y), BATCH, shuffle=True)
     times: list[float] = []
     net.register_forward_hook(lambda *_: times.append(time.perf_counter()))
-    optimizers = [torch.optim.Adam(one.parameters()) for one in (p.teacher, net)]
+    teacher = p.teacher.to(DEVICE)
+    optimizers = [torch.optim.Adam(one.parameters()) for one in (teacher, net)]
     few = DataLoader(TensorDataset(p.x[:64], p.y[:64]), 64)
     with p.autocast():
         distiller = NoisyTeacher(
-            p.teacher.requires_grad_(), net, loader, few, *optimizers, device="cpu"
+            teacher.requires_grad_(), net, loader, few, *optimizers, device=DEVICE.type
         )
         distiller.train_student(epochs=1, plot_losses=False, save_model=False)
-    times = times[: p.steps]
-    warm = max(1, len(times) // 10)
-    return BATCH * (len(times) - 1 - warm) / (times[-1] - times[warm])
+    return rate(times[: p.steps], BATCH)
 
 
 def torchdistill(p: Problem) -> float:
@@ -219,7 +233,7 @@ def torchdistill(p: Problem) -> float:
         def forward(self, student: dict, teacher: dict, targets: Tensor) -> Tensor:  # type: ignore[type-arg]
             return logit_regression(student["."]["output"], teacher["."]["output"])
 
-    net = p.student()
+    net, teacher = p.student().to(DEVICE), p.teacher.to(DEVICE)
     io = {"forward_proc": "forward_batch_only", "sequential": [], "requires_grad": True}
     config = {
         "num_epochs": 1,
@@ -242,14 +256,14 @@ def torchdistill(p: Problem) -> float:
     for part in ("train_data_loader", "val_data_loader"):
         config[part]["kwargs"] = {"batch_size": BATCH}  # type: ignore[index]
     sets = {"train": loader.dataset, "val": TensorDataset(p.x[:64], p.y[:64])}
-    box = get_distillation_box(p.teacher, net, sets, config, torch.device("cpu"), [], False, 1.0)
+    box = get_distillation_box(teacher, net, sets, config, DEVICE, [], False, 1.0)
 
     def steps() -> Iterator[None]:
         box.pre_epoch_process(epoch=0)
-        p.teacher.eval()
+        teacher.eval()
         for x, y, extra in box.train_data_loader:
             with p.autocast():
-                loss = box.forward_process(x, y, extra)
+                loss = box.forward_process(x.to(DEVICE), y.to(DEVICE), extra)
             box.post_forward_process(loss)
             yield
 
@@ -258,11 +272,14 @@ def torchdistill(p: Problem) -> float:
 
 def gemm(p: Problem) -> float:
     """Multiplications per second of a product of 2048 x 2048 matrices."""
-    a = torch.ones(2048, 2048, dtype=torch.bfloat16 if p.precision == "bf16" else torch.float32)
+    dtype = torch.bfloat16 if p.precision == "bf16" else torch.float32
+    a = torch.ones(2048, 2048, dtype=dtype, device=DEVICE)
     best = float("inf")
     for _ in range(12):
+        wait()
         start = time.perf_counter()
         a @ a
+        wait()
         best = min(best, time.perf_counter() - start)
     return 2048**3 / best
 
@@ -309,7 +326,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
     if options.allocator:
-        hardware.choose("32", True, torch.device("cpu"))
+        hardware.choose("32", True, DEVICE)
     p = problem(options.setting, options.steps, options.precision)
     speed = CONTESTANTS[options.name](p)
     cost = complexity.multiplications(p.student(), p.data.input_shape)
