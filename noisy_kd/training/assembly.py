@@ -42,6 +42,7 @@ def quiet_libraries() -> None:
         ".*no `val_dataloader`.*",
         ".*log files in this directory.*",
         ".*`srun` command is available.*",
+        ".*constructed with capturable=True.*",  # an epoch's last, shorter chunk is no graph
     ):
         warnings.filterwarnings("ignore", message)
 
