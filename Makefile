@@ -15,7 +15,7 @@ train: .venv/.train
 	@$(BIN)/python train.py $(ARGS)
 
 test: .venv/.test
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=term)
 
 results:
 	@test -n "$(TABLE)" || { echo "make results TABLE=table1: name a sweep"; exit 2; }

@@ -33,7 +33,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     config = configuration.read(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    chief = os.environ.get("LOCAL_RANK", "0") == "0"  # under trainer=ddp one process speaks
+    chief = _is_chief()
     try:
         with FileLock(directory / "run.lock") if chief else nullcontext():
             result = _run_once(config, directory)
@@ -74,22 +74,20 @@ def outcome(directory: Path) -> float | None:
     return error
 
 
-def forget(config: Config, directory: Path) -> None:
-    """With ``force=true``: remove the run's result, what it would go on from, its evaluation."""
-    if config.force:
-        for name in ("result.json", "last.ckpt"):
-            (directory / name).unlink(missing_ok=True)
-        for pattern in ("evaluation*.json", "latency.json", "events.out.tfevents.*"):
-            for file in directory.glob(pattern):
-                file.unlink()
-
-
 def _run_once(config: Config, directory: Path) -> Result:
     result = runs.finished(directory, configuration.config_hash(config))
     if result is not None and not config.force:
         print(f"{directory} holds this run's result: skipped (force=true runs it again).")
         return result
-    forget(config, directory)
-    from noisy_kd.training.run import run
+    from noisy_kd.training.run import ready, run
 
-    return run([config], [directory])[0]
+    data = None
+    if config.force and _is_chief():
+        data, _ = ready([config])  # a wrong setting must not cost the result that is there
+        runs.forget(directory)
+    return run([config], [directory], data)[0]
+
+
+def _is_chief() -> bool:
+    """Under trainer=ddp one process speaks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -50,6 +50,13 @@ def finished(directory: Path, config_hash: str) -> Result | None:
     return None if result.get("status") == "failed" else result
 
 
+def forget(directory: Path) -> None:
+    """Remove the run's result, what it would go on from, its curves and its evaluation."""
+    for pattern in ("result.json", "last.ckpt", "evaluation*.json", "latency.json", "events.out.*"):
+        for file in directory.glob(pattern):
+            file.unlink(missing_ok=True)
+
+
 def results(root: Path) -> Iterator[tuple[Path, Result]]:
     """Every finished run directly below a folder."""
     for file in sorted(root.glob("*/result.json")):

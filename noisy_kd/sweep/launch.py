@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
@@ -126,9 +125,6 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
     for job in todo.values():
         assert job.config is not None
         job.directory.mkdir(parents=True, exist_ok=True)
-        if job.config.force:
-            with FileLock(job.directory / "run.lock"):
-                command.forget(job.config, job.directory)
     configs = {place: job.config for place, job in by_place.items() if job.config is not None}
     groups = grid.groups([configs[place] for place in todo], [Path(place) for place in todo])
     begun = sum((job.directory / "last.ckpt").exists() for job in todo.values())

@@ -44,6 +44,11 @@ def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]
         kind = repr(group.configs[0].data)
         read[kind], numerics = run.ready(group.configs, read.get(kind))
         checked.append((group, read[kind], numerics))
+    for group in groups:
+        for config, directory in zip(group.configs, group.directories, strict=True):
+            if config.force:
+                with FileLock(directory / "run.lock"):
+                    runs.forget(directory)
     ready: list[Part] = []
     failed: dict[str, str] = {}
     for group, data, numerics in checked:
