@@ -8,9 +8,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``noisy_kd.load_student(RUN_DIR)``, without loading anything before it is asked for."""
-    if name == "load_student":
-        from noisy_kd.runs import load_student
+    """``load_student`` and ``load_preprocessing`` of a run, imported when they are asked for."""
+    if name in ("load_student", "load_preprocessing"):
+        from noisy_kd import runs
 
-        return load_student
+        return getattr(runs, name)
     raise AttributeError(f"module noisy_kd has no attribute {name}")

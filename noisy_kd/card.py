@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 LICENCES = {
@@ -23,6 +24,7 @@ def model_card(facts: dict[str, Any]) -> str:
     noise = ", ".join(f"{k} = {run[k]:g}" for k in ("alpha", "sigma") if run.get(k) is not None)
     takes = "uint8 images" if about["preprocessing"] else "preprocessed images"
     rows = {
+        "file": f"`{Path(exported['file']).name}`",
         "data": run["dataset"],
         "licence of the data": LICENCES.get(run["dataset"], "unknown"),
         "student": f"`{run['student_layers']}`",
@@ -42,7 +44,9 @@ def model_card(facts: dict[str, Any]) -> str:
     }
     if "int8" in facts:
         small = facts["int8"]
-        rows[f"int8, {small['kind']}"] = f"{small['bytes']:,} bytes, {small['errors']} test errors"
+        name = Path(small["file"]).name
+        told = f"`{name}`, {small['bytes']:,} bytes, {small['errors']} test errors"
+        rows[f"int8, {small['kind']}"] = told
     lines = [f"# {run['student']} for {run['dataset']}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
     lines += [

@@ -79,6 +79,7 @@ class Teacher:
     weight_decay: float = _checked(0.0, least=0)
     schedule: str = _checked("linear", choices=SCHEDULES)
     subset: int | None = _checked(None, least=1)
+    batch_size: int = _checked(64, least=1)
     seed: int = _checked(0, least=0, most=SEED)
 
 
@@ -294,6 +295,8 @@ def identity(config: Config) -> dict[str, Any]:
     if config.data.name == "folder":
         data["content"] = _folder_digest(str(config.data.root))
     teacher = whole["teacher"]
+    if teacher["batch_size"] == data["batch_size"]:
+        del teacher["batch_size"]
     if config.teacher.checkpoint is not None:
         teacher = {"checkpoint": file_digest(config.teacher.checkpoint)}
     elif config.method_name in WITHOUT_TEACHER:

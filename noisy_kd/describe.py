@@ -63,15 +63,16 @@ def describe(config: Config, directory: Path, console: Console) -> None:
     sizes = [subset or count - val for subset in subsets.values()]
     per_epoch = dict(zip(("teacher", "student"), (size * views for size in sizes), strict=True))
     epochs = {"teacher": config.teacher.max_epochs, "student": config.trainer.max_epochs}
+    batches = {"teacher": config.teacher.batch_size, "student": config.data.batch_size}
     images = (count + test) * shape[0] * shape[1] * shape[2]
     weights = WEIGHTS_KEPT * complexity.size_in_bytes(student)
     state = runs.finished(directory, config_hash(config))
     lines = [f"compression  {cost[teacher] / cost[student]:.2f}x fewer multiplications"]
     for role, samples in per_epoch.items():
-        steps = -(-samples // config.data.batch_size)
+        steps = -(-samples // batches[role])
         lines.append(
             f"{role}      {epochs[role]} epochs of {samples:,} samples: "
-            f"{epochs[role] * steps:,} steps of {config.data.batch_size}"
+            f"{epochs[role] * steps:,} steps of {batches[role]}"
         )
     lines += [
         f"memory       {_bytes(images)} of images, "

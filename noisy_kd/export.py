@@ -112,9 +112,12 @@ def export(
         _quantise(file, small, int8, calibration)
         facts["int8"] = _checked(fed(runner(small)), pixels, labels, original, small)
         facts["int8"]["kind"] = int8
-    facts["latency"] = latencies(directory, data, model, example, file if form == "onnx" else None)
-    (directory / "latency.json").write_text(json.dumps(facts["latency"], indent=1) + "\n")
-    card = file.with_name(f"{file.stem}.md")
+    onnx = {"student, ONNX Runtime": file} if form == "onnx" else {}
+    onnx |= {"student, ONNX Runtime, int8": small} if int8 is not None else {}
+    facts["latency"] = latencies(directory, data, model, example, onnx)
+    known = runs.read_json(directory / "latency.json") or {}  # of other forms
+    (directory / "latency.json").write_text(json.dumps(known | facts["latency"], indent=1) + "\n")
+    card = file.with_name(f"{file.name}.md")
     card.write_text(model_card(facts))
     return {**facts, "card": str(card)}
 
@@ -170,9 +173,16 @@ def load_safetensors(file: Path) -> nn.Module:
 
 
 def latencies(
-    directory: Path, data: ImageDataModule, student: nn.Module, example: Tensor, onnx: Path | None
+    directory: Path,
+    data: ImageDataModule,
+    student: nn.Module,
+    example: Tensor,
+    onnx: dict[str, Path],
 ) -> dict[str, float]:
-    """Median milliseconds of one pass on one thread: teacher and student, batches of 1 and 64."""
+    """Median milliseconds of one pass on one thread: teacher and student, batches of 1 and 64.
+
+    ``onnx``: the student's files of that form, by name.
+    """
     import torch
 
     from noisy_kd.training.finished import load_teacher
@@ -184,8 +194,7 @@ def latencies(
     contestants: dict[str, Callable[[Tensor], Any]] = {"student, torch": student}
     if teacher is not None:
         contestants["teacher, torch"] = teacher.cpu()
-    if onnx is not None:
-        contestants["student, ONNX Runtime"] = runner(onnx)
+    contestants |= {name: runner(file) for name, file in onnx.items()}
     found = {}
     with torch.inference_mode():
         for batch in BATCHES:
@@ -225,7 +234,7 @@ def _write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict
         save_file(tensors, file, {"noisy_kd": json.dumps(about)})
     elif form == "torch_export":
         exported = torch.export.export(model, (example,), dynamic_shapes=(batch,))
-        torch.export.save(exported, file)
+        torch.export.save(exported, file, extra_files={"noisy_kd": json.dumps(about)})
     else:
         _write_onnx(model, example, file, about, batch)
 

@@ -1,6 +1,6 @@
-"""python -m noisy_kd.predict RUN_DIR|FILE.onnx image.png ...: classify image files.
+"""python -m noisy_kd.predict RUN_DIR|FILE image.png ...: classify image files.
 
-A run's own student, or an exported one (.onnx, .pt2 needs RUN_DIR, .safetensors). Images are turned
+A run's own student, or an exported one (.onnx, .pt2, .safetensors). Images are turned
 grey or RGB and scaled to the student's size where they differ.
 """
 
@@ -70,6 +70,12 @@ def metadata(file: Path) -> dict[str, Any]:
 
         with safe_open(file, "pt") as content:
             text = (content.metadata() or {}).get("noisy_kd")
+    elif file.suffix == ".pt2":
+        import torch
+
+        extra = {"noisy_kd": ""}
+        torch.export.load(file, extra_files=extra)
+        text = extra["noisy_kd"] or None
     if text is None:
         raise InputError(f"{file} says nothing of its classes: name the run's directory instead.")
     about: dict[str, Any] = json.loads(text)

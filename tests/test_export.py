@@ -1,5 +1,6 @@
 """A student to take away: in every form it says the same, and files are classified."""
 
+import json
 import subprocess
 import sys
 
@@ -41,8 +42,13 @@ def test_every_form_is_the_same_student(form, with_preprocessing, finished, tmp_
     x = pixels if with_preprocessing else prepared
     with torch.no_grad():
         assert torch.allclose(runner(file)(x), load_student(finished)(prepared), atol=1e-4)
-    card = file.with_suffix(".md").read_text()
-    for fact in (f"{result['test_errors']} of 360", result["student_layers"], "CC BY 4.0"):
+    card = (tmp_path / f"{file.name}.md").read_text()
+    for fact in (
+        file.name,
+        f"{result['test_errors']} of 360",
+        result["student_layers"],
+        "CC BY 4.0",
+    ):
         assert fact in card
     assert any("teacher, torch, batch 64" in name for name in facts["latency"])
 
@@ -54,6 +60,10 @@ def test_int8_comes_with_its_error(kind, finished, tmp_path):
     assert small["bytes"] < facts["exported"]["bytes"]
     assert abs(small["errors"] - facts["original_errors"]) < 36
     assert 0 < small["largest_difference"] < 20
+    export(finished, "safetensors", True, output=tmp_path / "student.safetensors")
+    measured = json.loads((finished / "latency.json").read_text())
+    assert "student, ONNX Runtime, int8, batch 1" in measured  # also after another form's export
+    assert "student-int8.onnx" in (tmp_path / "student.onnx.md").read_text()
 
 
 def test_the_check_sees_a_difference(finished, tmp_path, monkeypatch):
@@ -95,9 +105,11 @@ def command(folder, *arguments):
 
 def test_files_are_classified_by_a_run_and_by_an_exported_file(finished, images, tmp_path):
     files, pixels = images
-    export(finished, "onnx", True, output=tmp_path / "student.onnx")
+    exported = [tmp_path / "student.onnx", tmp_path / "student.pt2"]
+    for form, file in zip(("onnx", "torch_export"), exported, strict=True):
+        export(finished, form, True, output=file)
     guess = load_student(finished)(load_preprocessing(finished)(pixels)).argmax(dim=1).tolist()
-    for model in (finished, tmp_path / "student.onnx"):
+    for model in (finished, *exported):
         done = command(tmp_path, "noisy_kd.predict", model, *files)
         assert done.returncode == 0, done.stderr
         said = [int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines()]
@@ -116,7 +128,9 @@ def test_images_of_other_sizes_and_colours_are_fitted(tmp_path):
 def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     export(finished, "onnx", False, output=tmp_path / "bare.onnx")
-    export(finished, "torch_export", True, output=tmp_path / "some.pt2")
+    torch.export.save(
+        torch.export.export(torch.nn.ReLU(), (torch.zeros(1),)), tmp_path / "some.pt2"
+    )
     with pytest.raises(InputError, match="--with-preprocessing"):
         load(tmp_path / "bare.onnx")
     with pytest.raises(InputError, match="says nothing of its classes"):

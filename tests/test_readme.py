@@ -6,16 +6,17 @@ import torch
 from conftest import ROOT
 from test_images import write_mnist
 
+import noisy_kd
 from noisy_kd.model.network import build
 from noisy_kd.training.run import run
 
 README = (ROOT / "README.md").read_text()
 
 
-def test_its_python_runs(tmp_path, monkeypatch):
+def test_its_python_runs(tmp_path, monkeypatch, short):
     write_mnist(tmp_path / "data", counts=(300, 50))
     monkeypatch.chdir(tmp_path)
-    _, loop, cache = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    _, loop, cache, load = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     student = build("FC20-FC10", (1, 28, 28))
     before = student[1].weight.clone()
     names = {
@@ -30,6 +31,11 @@ def test_its_python_runs(tmp_path, monkeypatch):
     torch.save(build(teacher, (1, 28, 28)).state_dict(), "teacher.pt")
     exec(cache.replace("10_000", "50"), names)
     assert names["z"].shape == (64, 10)
+    (tmp_path / "run").mkdir()
+    run([short()], [tmp_path / "run"])
+    names |= {"noisy_kd": noisy_kd, "run": tmp_path / "run", "pixels": torch.zeros(2, 1, 8, 8)}
+    exec(load, names)
+    assert names["classes"].shape == (2,)
 
 
 def test_its_own_method_trains(tmp_path, monkeypatch, short):

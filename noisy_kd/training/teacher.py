@@ -152,7 +152,7 @@ def _made_by(
         "val_size": len(data.val_rows),
         "data_seed": data.seed,
         "subset": teacher.subset,
-        "batch_size": data.batch_size,
+        "batch_size": teacher.batch_size,
         "max_epochs": teacher.max_epochs,
         "lr": teacher.lr,
         "weight_decay": teacher.weight_decay,
@@ -182,7 +182,7 @@ def _train(
         data.training_table(teacher.subset, "teacher.subset"),
         data.validation_table(),
         None,
-        data.batch_size,
+        teacher.batch_size,
         teacher.max_epochs,
         numerics,
     )
