@@ -119,9 +119,15 @@ def test_other_settings_make_another_table_that_says_so(table1):
         result(0.5, "data=mnist", f"method.sigma={s}", "seed=0", "trainer.max_epochs=2")
         for s in (0, 0.1)
     ]
-    made = report(sweeps.read("table1"), table1 + short, {})
+    (alone,) = report(sweeps.read("table1"), table1 + short, {})
+    assert any("KEY=VALUE shows: trainer.max_epochs=2." in note for note in alone.notes)
+    longer = [
+        result(0.4, "data=mnist", f"method.sigma={s}", "seed=0", "trainer.max_epochs=5")
+        for s in (0, 0.1)
+    ]
+    made = report(sweeps.read("table1"), short + longer, {})
     assert len(made) == 2
-    assert [("max_epochs 2" in table.title) for table in made] in ([True, False], [False, True])
+    assert [("max_epochs=2" in table.title) for table in made] in ([True, False], [False, True])
     chosen = settings(["trainer.max_epochs=2", "hydra/launcher=basic", "seed=0"])
     (table,) = report(sweeps.read("table1"), table1 + short, chosen)
     assert row(table, "0")["error %"] == "50.00"

@@ -84,7 +84,7 @@ def _plot(
 
     blocks: list[Block] = cells.blocks(asked[0], found, chosen)
     if len(blocks) > 1:
-        told = "; ".join(", ".join(f"{k}={v}" for k, v in b.settings.items()) for b in blocks)
+        told = "; ".join(tables.words(block.settings) for block in blocks)
         raise InputError(f"--plot: choose one of several sets of runs by KEY=VALUE: {told}.")
     draw(asked[0], blocks[0], file)
     print(f"drawn: {file}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from noisy_kd.report.sweeps import Sweep, Value, canonical, defaults_of
+from noisy_kd.report.sweeps import Sweep, Value, canonical, defaults_of, usual_settings
 from noisy_kd.runs import Result
 
 NOISE = ("method.alpha", "method.sigma")
@@ -53,12 +53,14 @@ class Block:
         cells: in the order of the grid; a cell without runs is missing.
         baselines: logit regression with the same settings, by the axes that matter to it.
         is_papers: whether data, networks and noise are those of the paper's numbers.
+        others: of runs that are left out, the settings in which they differ from the sweep's.
     """
 
     settings: dict[str, Value]
     cells: list[Cell]
     baselines: dict[tuple[Value, ...], Cell]
     is_papers: bool = True
+    others: list[dict[str, Value]] = field(default_factory=list)
 
     def baseline_of(self, cell: Cell) -> Cell | None:
         """Logit regression beside this cell."""
@@ -83,6 +85,8 @@ def blocks(
 ) -> list[Block]:
     """The sweep's cells, one block for each set of other settings; one without runs if none fits.
 
+    If there are runs with the sweep's own settings, those with others are left out, and told.
+
     Args:
         sweep: whose.
         results: any results.
@@ -102,6 +106,10 @@ def blocks(
     cores = _cores(noisy, axes) or _cores(plain, axes)
     if not cores:
         return [Block({}, _grid(axes), {}, _is_papers(sweep, chosen, None))]
+    unusual = [{} if own else _unusual(sweep, core, noisy + plain, axes, chosen) for core in cores]
+    others = [one for one in unusual if one] if {} in unusual else []
+    if others:
+        cores = [core for core, one in zip(cores, unusual, strict=True) if not one]
     found = []
     for core in cores:
         beside = [run for run in plain if _belongs(run, core, axes)]
@@ -112,6 +120,7 @@ def blocks(
             cells = _filled(_grid(axes), variant.runs, beside, methods, axes)
             papers = _is_papers(sweep, chosen, (variant.runs or beside)[0])
             found.append(Block(settings, cells, _baselines(axes, beside), papers))
+    found[-1].others = others
     return found
 
 
@@ -185,6 +194,26 @@ def _cores(runs: list[Result], axes: Mapping[str, Any]) -> list[dict[str, Any]]:
     usual = [r for r in runs if method_of(r) not in (WITHOUT_TEACHER, SEVERAL_TEACHERS)]
     found = {json.dumps(_core(run, axes)): _core(run, axes) for run in usual or runs}
     return list(found.values())
+
+
+def _unusual(
+    sweep: Sweep,
+    core: Mapping[str, Any],
+    runs: list[Result],
+    axes: Mapping[str, Any],
+    chosen: Mapping[str, list[Value]],
+) -> dict[str, Value]:
+    """The settings in which runs differ from the sweep's own, but for axes and chosen ones."""
+    run = next(run for run in runs if _core(run, axes) == core)
+    usual = usual_settings(sweep.name, str(run["dataset"]))
+    fixed = {*axes, *chosen, *(["max_epochs"] if "trainer.max_epochs" in chosen else [])}
+    found = {k: v for k, v in core.items() if k not in fixed and usual.get(k, v) != v}
+    nets = defaults_of("", str(run["dataset"]))
+    for net in ("student",) if method_of(run) == SEVERAL_TEACHERS else ("student", "teacher"):
+        given = {f"model@{net}", f"{net}.layers", "method.teachers"} & fixed
+        if not given and nets and run[net] != nets.get(f"model@{net}") and f"{net}.layers" in core:
+            found[f"model@{net}"] = canonical(run[net])
+    return found
 
 
 def _belongs(run: Result, core: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:

@@ -89,6 +89,34 @@ def defaults_of(method: str, dataset: str) -> dict[str, Value]:
     return {key: canonical(one) for key, one in found.items()}
 
 
+@cache
+def usual_settings(name: str, dataset: str) -> dict[str, Value]:
+    """What a sweep's runs are made with unless its command line says otherwise: key -> value.
+
+    The keys are those of a result's settings, without the method's and the networks'; what the
+    sweep's own file says is taken before the defaults.
+    """
+    conf, file = SWEEPS.parent / "conf", SWEEPS / f"{name}.yaml"
+    data = conf / "data" / f"{dataset}.yaml"
+    if not data.exists():
+        return {}
+    files = (conf / "config.yaml", data, conf / "trainer" / "default.yaml", file)
+    contents = [yaml.load(one.read_text(), Loader) for one in files]
+    contents[2] = {"trainer": contents[2]}
+    optimizer = yaml.load((conf / "optimizer" / "adam.yaml").read_text(), Loader)
+    found: dict[str, Any] = {f"optimizer.{key}": one for key, one in optimizer.items()}
+    for content in contents:
+        for group in ("data", "teacher", "student", "optimizer", "trainer"):
+            found |= {f"{group}.{key}": one for key, one in (content.get(group) or {}).items()}
+    found |= {key: values[0] for key, values in read(name).axes.items() if len(values) == 1}
+    found["max_epochs"] = found.pop("trainer.max_epochs")
+    recipe = {f"${{recipe.{key}}}": one for key, one in contents[1].get("recipe", {}).items()}
+    found = {
+        key: recipe.get(one, one) if isinstance(one, str) else one for key, one in found.items()
+    }
+    return {key: canonical(one) for key, one in found.items() if "${" not in str(one)}
+
+
 def split(values: str) -> list[Value]:
     """The values of a sweep's list, ``0,0.5`` or ``[nin],[nin,alexnet_mod]``; quotes taken off."""
     found, depth, word = [], 0, ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from noisy_kd.report.cells import NOISE, Block, Cell
@@ -44,6 +44,7 @@ SHORT = {
 MEASURES = ["error %", "± s.d.", "n", "improvement", "to baseline [95 %]", "p"]
 TRAINING = ("data.batch_size", "trainer.max_epochs")
 """Axes that are tuned, besides those of ``optimizer``."""
+OTHERS = 3  # sets of other settings that are named
 PAPER = ["paper %", "paper impr.", "difference"]
 NOTE = (
     "Test error in percent, mean over n seeds; improvement is relative to the baseline, logit "
@@ -57,14 +58,25 @@ def table(sweep: Sweep, block: Block) -> Table:
     axes = list(block.cells[0].key)
     seeds = block.seeds
     rows = [_row(sweep, block, cell) for cell in block.cells]
-    settings = ", ".join(f"{key} {text(one)}" for key, one in block.settings.items())
-    title = f"{sweep.name}: {sweep.title}" + (f" ({settings})" if settings else "")
+    title = f"{sweep.name}: {sweep.title}"
+    title += f" ({words(block.settings)})" if block.settings else ""
     beside = sweep.paper and block.is_papers
     heads = [SHORT.get(axis, axis) for axis in axes] + MEASURES + (PAPER if beside else [])
     notes = [_what(block), NOTE] if seeds else []
     if not any(cell.done for cell in block.baselines.values()) and seeds:
         notes.append("The baseline is missing: the same runs with method=logit_regression.")
+    if block.others:
+        told = "; ".join(words(one) for one in block.others[:OTHERS])
+        more = len(block.others) - OTHERS
+        told += f"; and {more} more" if more > 0 else ""
+        notes.append(f"Left out are runs with other settings, which KEY=VALUE shows: {told}.")
     return Table(title, heads, rows, notes + _gaps(block))
+
+
+def words(settings: Mapping[str, Value]) -> str:
+    """Settings as one would type them."""
+    named = {"max_epochs": "trainer.max_epochs", "patience": "callbacks.best.patience"}
+    return " ".join(f"{named.get(key, key)}={text(one)}" for key, one in settings.items())
 
 
 def _what(block: Block) -> str:
