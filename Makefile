@@ -45,9 +45,11 @@ clean:
 	@touch $@
 
 .venv/.train: .venv/.made pyproject.toml
+	@echo "Installing into .venv: some minutes, 6 GB."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
 .venv/.test: .venv/.made pyproject.toml
+	@echo "Installing into .venv: some minutes, 6 GB."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ .venv/.train

@@ -368,6 +368,8 @@ def _explain(error: OmegaConfBaseException) -> str:
     if "could not be converted to" in lines[0]:
         value, kind = lines[0].split("'")[1], lines[0].split()[-1].lower()
         return f"{key}={value} must be of the kind {kind}."
+    if key in ("student", "teacher"):
+        return f"{key} is a group of keys: name a network by model@{key}=NAME."
     return f"{key}: {lines[0]}" if key else lines[0]
 
 

@@ -8,7 +8,7 @@ Shapes: B samples, N test images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ LAYOUT = {
 
 FIRST = ("method", "alpha", "sigma", "seed")
 SHOWN = 64  # training samples that are looked at, of which 32 are shown
+DRAWS = 100  # until the noise meets the first of them
 MOST_NUMBERS = 20  # classes up to which the confusion matrix has numbers
 
 
@@ -128,6 +129,8 @@ def hyperparameters(config: Config, result: Result) -> dict[str, Any]:
         "student": result["student"],
         "teacher": result["teacher"],
         "dropout": config.student.dropout,
+        "epochs": config.trainer.max_epochs,
+        "batch": config.data.batch_size,
         "lr": config.optimizer.lr,
         "weight_decay": config.optimizer.weight_decay,
         "schedule": config.optimizer.schedule,
@@ -162,17 +165,30 @@ def perturbed(
             with torch.no_grad():
                 moved = teaching.live(x_BCHW.to(next(teaching.live.parameters()).device)).cpu()
         else:
-            moved = method.step_target(method.fixed_target(z, generator), generator)
+            moved = _until_the_first_moves(
+                lambda: method.step_target(method.fixed_target(z, generator), generator),
+                method.clean_target(z),
+            )
         pairs.append((method.clean_target(z), moved))
     if method.output is not None:
         with torch.no_grad():
             g_BC = student.net(x_BCHW.to(next(student.net.parameters()).device)).float().cpu()
-        pairs.append((g_BC, method.step_output(g_BC, generator)))
+        after = _until_the_first_moves(lambda: method.step_output(g_BC, generator), g_BC)
+        pairs.append((g_BC, after))
     for before, after in pairs:
         rows = (before != after).any(dim=1).nonzero()
         if len(rows):
             return before[rows[0, 0]], after[rows[0, 0]]
     return None
+
+
+def _until_the_first_moves(draw: Callable[[], Tensor], before_BC: Tensor) -> Tensor:
+    """A draw of the noise that meets the first sample: so all seeds show the same one."""
+    for _ in range(DRAWS):
+        after_BC = draw()
+        if not torch.equal(before_BC[0], after_BC[0]):
+            break
+    return after_BC
 
 
 def _networks(student: Trained, data: ImageDataModule, result: Result) -> str:

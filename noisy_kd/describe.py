@@ -15,7 +15,7 @@ from rich.table import Table
 
 from noisy_kd import runs
 from noisy_kd.config import Config, check_range, compose, config_hash, run_name
-from noisy_kd.errors import run_command
+from noisy_kd.errors import InputError, run_command
 
 # Images that may be trained on, test images, (channels, height, width), classes.
 OFFICIAL = {
@@ -32,6 +32,8 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
+    if {"-cn", "-m", "--multirun", "--config-name"} & {a.partition("=")[0] for a in arguments}:
+        raise InputError("this describes one run: leave the sweep's name and -m out.")
     own = [a for a in arguments if not a.startswith("hydra.run.dir=")]
     config = compose(own)
     place = next((a.partition("=")[2] for a in arguments if a not in own), None)

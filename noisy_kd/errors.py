@@ -36,6 +36,12 @@ def one_line(error: BaseException) -> str:
     if "To append to your config use" in text:  # Hydra's advice ends in a refusal: no new keys
         key = text.split("'")[1].split("=")[0].lstrip("+")
         return f"{key} is not a key of this configuration; `python train.py --help` lists them."
+    if "Ambiguous value for argument" in text:
+        given = text.split("'")[1]
+        return f"{given}: several values are a sweep; add `-m hydra/launcher=stacked`."
+    if "missing EQUAL" in text:
+        given = text.split("'")[1]
+        return f"{given} is no setting: they are KEY=VALUE; see --help."
     if type(error).__name__ == "OverrideParseException":
         return (
             f"{text.partition(' See https')[0]}: quote a value with brackets twice, as in "

@@ -102,6 +102,9 @@ BAD = {
     "~method.alpha": "needs the key",
     "teacher.subset=5": "teacher.subset=5",
     "broken=[": "quote a value with brackets twice",
+    "seed=0,1": "add `-m hydra/launcher=stacked`",
+    "student=fc800": "model@student=NAME",
+    "seed": "they are KEY=VALUE",
     "--config-name=tabel3": "there is no sweep named tabel3: choose alpha_sigma, ",
 }
 

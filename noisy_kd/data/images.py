@@ -5,6 +5,7 @@ Shapes: N images, C channels, H x W pixels; labels are int64 in [0, classes).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from noisy_kd.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,9 @@ def _image_files(root: Path) -> dict[str, list[Path]]:
             "ROOT/test/<class>/*.png; name ROOT by data.root=DIR."
         )
     files = {d.name: sorted(d.glob("*.png")) for d in sorted(root.iterdir()) if d.is_dir()}
+    others = [file for name in files for file in (root / name).iterdir() if file.suffix != ".png"]
+    if others:
+        log.warning("%d files below %s are left out: they are no .png.", len(others), root)
     empty = [name for name, found in files.items() if not found]
     if empty or len(files) < 2:
         trouble = f"{root / empty[0]} has no *.png" if empty else f"{root} has fewer than 2 classes"

@@ -113,9 +113,9 @@ def _interval(pair: Paired | None) -> str:
 
 
 def _label(run: Result, own: Mapping[str, Any], protocols: list[dict[str, Any]]) -> str:
-    """The method, its noise, and whatever differs between runs of the same method."""
-    target = "method._target_"
-    same = [p for p in protocols if p[target] == own[target]]
+    """The method, its noise, and whatever differs between runs of one method, data and student."""
+    alike = ("method._target_", "data.name", "student.layers")
+    same = [p for p in protocols if all(p[key] == own[key] for key in alike)]
     shown = {key for key in own if any(p.get(key) != own[key] for p in same)}
     shown |= {"method.alpha", "method.sigma"} & set(own)
     words = [f"{key.removeprefix('method.')} {text(own[key])}" for key in sorted(shown)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from noisy_kd.report.cells import NOISE, Block, Cell
 from noisy_kd.report.statistics import paired, spread
 from noisy_kd.report.sweeps import Sweep, Value
+from noisy_kd.runs import Result
 
 
 @dataclass
@@ -71,6 +72,16 @@ def table(sweep: Sweep, block: Block) -> Table:
         told += f"; and {more} more" if more > 0 else ""
         notes.append(f"Left out are runs with other settings, which KEY=VALUE shows: {told}.")
     return Table(title, heads, rows, notes + _gaps(block))
+
+
+def plain_table(found: Sequence[tuple[str, Result | None]]) -> Table:
+    """Runs that belong to no sweep's grid: a row each."""
+    rows = []
+    for name, result in found:
+        errors = [(result or {}).get(key) for key in ("val_error", "test_error")]
+        shown = ["" if error is None else f"{100 * error:.2f}" for error in errors]
+        rows.append([name, *shown, "missing" if result is None else result["status"]])
+    return Table("The runs", ["run", "validation error %", "test error %", "status"], rows)
 
 
 def words(settings: Mapping[str, Value]) -> str:

@@ -129,8 +129,9 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
     groups = grid.groups([configs[place] for place in todo], [Path(place) for place in todo])
     begun = sum((job.directory / "last.ckpt").exists() for job in todo.values())
     log.info(
-        "%d runs: %d finished, %d to train in %d group(s), of which %d go on where they stopped.",
-        *(len(by_place), len(by_place) - len(todo), len(todo), len(groups), begun),
+        "%d runs: %d finished, %d to train, as %d stack(s)%s.",
+        *(len(by_place), len(by_place) - len(todo), len(todo), len(groups)),
+        f"; {begun} go on where they stopped" if begun else "",
     )
     if not todo:
         return {}
@@ -187,7 +188,7 @@ def _show_table(hydra: DictConfig, jobs: list[Job]) -> None:
     """The sweep's table beside the paper's, of its own runs."""
     from noisy_kd.report import sweeps
     from noisy_kd.report.page import report
-    from noisy_kd.report.tables import show
+    from noisy_kd.report.tables import plain_table, show
 
     if hydra.job.config_name in sweeps.names():
         own = [runs.read_result(job.directory) for job in jobs]
@@ -199,6 +200,8 @@ def _show_table(hydra: DictConfig, jobs: list[Job]) -> None:
             from noisy_kd.dashboard import add_sweep
 
             add_sweep(Path(str(hydra.sweep.dir)), hydra.job.config_name, made)
+    elif not _is_search(hydra):
+        show(plain_table([(job.directory.name, runs.read_result(job.directory)) for job in jobs]))
 
 
 def _refuse_silence(jobs: list[Job], failed: dict[str, str]) -> None:

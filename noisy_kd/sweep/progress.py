@@ -67,7 +67,8 @@ class SweepBar:
         if self.tells and percent // 10 > self.told:  # no terminal: a line every ten percent
             self.told = percent // 10
             log.info(
-                "%(done)s of %(runs)s runs done, mean validation error %(error)s", self._fields()
+                "%(percent)d%%: %(done)s of %(runs)s runs done, mean validation error %(error)s",
+                {"percent": percent, **self._fields()},
             )
 
     @property

@@ -128,7 +128,7 @@ def _from_store(
     def make(work: Path) -> dict[str, Any]:
         nonlocal origin
         origin = "trained"
-        log.info("Training the teacher %s.", name)
+        log.info("Training the teacher %s: the store has none of these settings.", name)
         return _train(config, data, numerics, net, work, logs)
 
     weights, facts = store.get_or_make(Path(config.store), "teacher", made_by, make)
