@@ -283,7 +283,9 @@ def test_formats(folder):
 
 
 @pytest.mark.parametrize("kind", [".png", ".svg"])
-@pytest.mark.parametrize("name", ["table1", "figure2", "figure3", "alpha_sigma", "random_sigma"])
+@pytest.mark.parametrize(
+    "name", ["table1", "figure2", "figure3", "alpha_sigma", "random_sigma", "lengths"]
+)
 def test_plots(name, kind, tmp_path):
     grids = {
         "table1": [("data=mnist", f"method.sigma={s}") for s in (0, 0.5)],
@@ -296,6 +298,11 @@ def test_plots(name, kind, tmp_path):
             ("data=cifar10", "model@student=shallow1", f"method.sigma={s}") for s in (0, 0.5)
         ],
         "alpha_sigma": [(f"method.alpha={a}", "method.sigma=0.2") for a in (0.1, 1.0)],
+        "lengths": [
+            ("data=mnist", f"trainer.max_epochs={n}", f"method.sigma={s}")
+            for n in (50, 200)
+            for s in (0, 0.9)
+        ],
         "random_sigma": [
             ("data=cifar10", f"method={m}") for m in ("logit_regression", "random_sigma")
         ],

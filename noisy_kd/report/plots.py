@@ -1,4 +1,4 @@
-"""A sweep as a figure: error against the axis with a band, the paper's curve, a heat map."""
+"""A sweep as a figure: error against the axis with a band, the paper's curve, differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from noisy_kd.errors import InputError
 from noisy_kd.report import tables
 from noisy_kd.report.cells import Block, Cell
-from noisy_kd.report.statistics import spread
+from noisy_kd.report.statistics import paired, spread
 from noisy_kd.report.sweeps import Sweep, Value
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def draw(sweep: Sweep, block: Block, file: Path) -> None:
     figure, plot = pyplot.subplots(figsize=(6, 4), dpi=120, layout="constrained")
     if sweep.name == "figure3":
         _compression(plot, sweep, block)
+    elif len(block.baselines) > 1 and not sweep.paper:
+        _differences(plot, block)
     elif len(numeric) == 2 and len(axes) == 2:
         _heat_map(plot, block, numeric)
     elif numeric:
@@ -121,6 +123,25 @@ def _points(plot: Axes, sweep: Sweep, block: Block) -> None:
             plot.plot(i, number, "_", color=PAPER, markersize=14)
     plot.set_xticks(range(len(cells)), names, rotation=30, ha="right", fontsize=8)
     plot.set_ylabel("test error in percent (paper: orange)" if sweep.paper else "test error %")
+
+
+def _differences(plot: Axes, block: Block) -> None:
+    """Each cell's paired difference to the logit regression of its own settings, 95 % intervals."""
+    names: list[str] = []
+    for cell in block.cells:
+        baseline = block.baseline_of(cell)
+        if baseline is None or block.is_baseline(cell):
+            continue
+        pair = paired(cell.errors(), baseline.errors())
+        if pair is not None:
+            half = 0.0 if pair.high is None else pair.high - pair.mean
+            plot.errorbar(pair.mean, len(names), xerr=half, fmt="o", color=MEASURED, capsize=3)
+            key = {tables.SHORT.get(axis, axis): one for axis, one in cell.key.items()}
+            names.append(", ".join(f"{axis} {tables.text(one)}" for axis, one in key.items()))
+    plot.axvline(0, color=BASELINE, linewidth=1)
+    plot.set_yticks(range(len(names)), names, fontsize=7)
+    plot.invert_yaxis()
+    plot.set_xlabel("points to logit regression, 95 % (left is better)", fontsize=8)
 
 
 def _compression(plot: Axes, sweep: Sweep, block: Block) -> None:
