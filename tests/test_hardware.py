@@ -67,7 +67,7 @@ def test_bf16_is_near_float32_by_either_route(monkeypatch, layers, exact):
     """Fully connected layers: under autocast, or in float32 tensors with oneDNN's bf16 products."""
     monkeypatch.setattr(hardware, "_medium_is_exact", lambda: exact)
     numerics, net = hardware.Numerics(CPU, "bf16", fast=True), build(layers, (3, 8, 8), 5, seed=0)
-    x = torch.randn(16, 3, 8, 8)
+    x = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     before = torch.get_float32_matmul_precision()
     with numerics.products():
         assert torch.get_float32_matmul_precision() == (before if exact else "medium")

@@ -39,6 +39,8 @@ def key(config, data, numerics, layers=None):
         "teacher.schedule=cosine",
         "teacher.seed=1",
         "teacher.subset=100",
+        "teacher.batch_size=32",
+        "data.batch_size=32",
         "model@teacher=folder_teacher",
     ],
 )
@@ -53,10 +55,12 @@ def test_the_teachers_key_changes_with_data_and_precision_and_with_nothing_else(
     base = key(short(), digits, float32)
     for other in (Numerics(float32.device, "bf16", True), Numerics(float32.device, "32", False)):
         assert key(short(), digits, other) != base
-    for change in ({"val_size": 100}, {"seed": 1}, {"batch_size": 32}):
+    for change in ({"val_size": 100}, {"seed": 1}):
         data = Digits(**({"val_size": 180} | change))
         data.setup()
         assert key(short(), data, float32) != base
+    same_teacher = ["data.batch_size=32", "teacher.batch_size=64"]
+    assert key(short(*same_teacher), digits, float32) == base
     for override in ("seed=5", "method.sigma=0.1", "optimizer.lr=0.1", "data.subset=100"):
         assert key(short(override), digits, float32) == base
     elsewhere = Digits(root="/elsewhere", val_size=180, subset=100)
