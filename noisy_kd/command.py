@@ -79,11 +79,13 @@ def _run_once(config: Config, directory: Path) -> Result:
     if result is not None and not config.force:
         print(f"{directory} holds this run's result: skipped (force=true runs it again).")
         return result
-    from noisy_kd.training.run import ready, run
+    from noisy_kd.training.run import ready, run, teaching
 
     data = None
-    if config.force and _is_chief():
-        data, _ = ready([config])  # a wrong setting must not cost the result that is there
+    if config.force and _is_chief():  # what goes wrong must not cost the result that is there
+        data, numerics = ready([config])
+        data.to(numerics.device)
+        teaching(config, data, numerics, directory / "teacher")
         runs.forget(directory)
     return run([config], [directory], data)[0]
 

@@ -38,7 +38,11 @@ def one_line(error: BaseException) -> str:
         return f"{key} is not a key of this configuration; `python train.py --help` lists them."
     if "Ambiguous value for argument" in text:
         given = text.split("'")[1]
-        return f"{given}: several values are a sweep; add `-m hydra/launcher=stacked`."
+        key, _, value = given.partition("=")
+        return (
+            f"{given}: several values are a sweep, add `-m hydra/launcher=stacked`; one value with "
+            f"a comma is quoted twice, '{key}=\"{value}\"'."
+        )
     if "missing EQUAL" in text:
         given = text.split("'")[1]
         return f"{given} is no setting: they are KEY=VALUE; see --help."
@@ -99,7 +103,8 @@ def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: 
         with redirect_stderr(_WithoutHydrasLine(sys.stderr)):
             main()
     except KeyboardInterrupt:
-        print("Interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        how = ", without force=true," if "force=true" in sys.argv else ""
+        print(f"Interrupted; the same command{how} goes on where it stopped.", file=sys.stderr)
         return 1
     except TrainingError as error:
         print(f"noisy-kd: {error}", file=sys.stderr)

@@ -133,6 +133,37 @@ def test_other_settings_make_another_table_that_says_so(table1):
     assert row(table, "0")["error %"] == "50.00"
 
 
+def test_a_few_runs_with_the_sweeps_settings_do_not_hide_a_whole_sweep():
+    short = [
+        result(0.5, "data=mnist", f"method.sigma={s}", "trainer.max_epochs=2", "precision=32")
+        for s in (0, 0.1, 0.2)
+    ]
+    usual = [result(0.4, "data=mnist", "method.sigma=0.1")]
+    assert len(report(sweeps.read("table1"), short + usual, {})) == 2
+    (table,) = report(sweeps.read("table1"), usual + short[1:2], {})
+    assert any("trainer.max_epochs=2 precision=32" in note for note in table.notes)
+
+
+def test_a_teacher_of_another_batch_size_does_not_split_a_sweep_over_batch_sizes():
+    common = ("data=mnist", "data.subset=1000", "data.val_size=2000", "trainer.max_epochs=200")
+    found = [
+        result(0.1, *common, "teacher.batch_size=64", f"data.batch_size={b}", f"method.sigma={s}")
+        for b in (16, 64)
+        for s in (0, 0.9)
+    ]
+    (main, tuned) = report(sweeps.read("batch_sizes"), found)
+    assert [line[2] != "missing" for line in main.rows] == [True] * 4 + [False] * 2
+    assert tuned.rows
+
+
+def test_regularisers_without_noise_are_not_called_noise():
+    found = [
+        result(0.1, "data=cifar10", "method=logit_regression", f"optimizer.weight_decay={w}")
+        for w in (0, 1e-5)
+    ]
+    assert len(report(sweeps.read("weight_decay"), found)) == 1
+
+
 def test_plain_logit_regression_is_a_baseline_too():
     found = [result(0.02, "data=mnist", "method=logit_regression", f"seed={s}") for s in (0, 1)]
     found += [result(0.01, "data=mnist", "method.sigma=0.5", f"seed={s}") for s in (0, 1)]

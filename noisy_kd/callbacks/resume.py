@@ -29,6 +29,15 @@ def saved_epoch(file: Path, config_hash: str) -> int:
         return 0
 
 
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up its state, but not how it computed on the device that wrote it."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for key in ("fused", "capturable", "lr"):  # the rate is set at each step
+            if key in optimizer.defaults:
+                group[key] = optimizer.defaults[key]
+
+
 class Resume(Callback):
     """Writes a checkpoint per net after every epoch, and starts from them.
 
@@ -50,7 +59,7 @@ class Resume(Callback):
         for k, content in enumerate(saved):
             assert content is not None
             learner.load_state(k, content["state"])
-            trainer.optimizers[k].load_state_dict(content["optimizer"])
+            _load_optimizer(trainer.optimizers[k], content["optimizer"])
             learner.diverged[k] = content["diverged"]
             learner.stopped[k] = content["stopped"]
         self.best.best = [Best(**content["best"]) for content in saved if content]

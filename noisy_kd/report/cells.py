@@ -85,7 +85,8 @@ def blocks(
 ) -> list[Block]:
     """The sweep's cells, one block for each set of other settings; one without runs if none fits.
 
-    If there are runs with the sweep's own settings, those with others are left out, and told.
+    If the runs with the sweep's own settings fill as many cells as those with any others, the
+    others are left out, and told.
 
     Args:
         sweep: whose.
@@ -107,7 +108,13 @@ def blocks(
     if not cores:
         return [Block({}, _grid(axes), {}, _is_papers(sweep, chosen, None))]
     unusual = [{} if own else _unusual(sweep, core, noisy + plain, axes, chosen) for core in cores]
-    others = [one for one in unusual if one] if {} in unusual else []
+    sizes = [
+        len({_place(run, axes) for run in noisy + plain if _belongs(run, core, axes)} - {""})
+        for core in cores
+    ]
+    most = max((size for size, one in zip(sizes, unusual, strict=True) if not one), default=0)
+    covered = {} in unusual and most >= max(sizes)
+    others = [one for one in unusual if one] if covered else []
     if others:
         cores = [core for core, one in zip(cores, unusual, strict=True) if not one]
     found = []
@@ -149,7 +156,10 @@ def protocol(run: Result, axes: Iterable[str] = ()) -> dict[str, Any]:
     hidden |= {"student.layers"} if "model@student" in axes else set()
     hidden |= {"teacher.layers"} if {"model@teacher", "method.teachers"} & set(axes) else set()
     hidden |= {"max_epochs"} if "trainer.max_epochs" in axes else set()
+    hidden |= {"teacher.batch_size"} if "data.batch_size" in axes else set()
     flat = _flat(run["settings"])
+    if "teacher.max_epochs" in flat:  # left out of a result where it is the student's
+        flat.setdefault("teacher.batch_size", flat["data.batch_size"])
     return {key: canonical(one) for key, one in sorted(flat.items()) if key not in hidden}
 
 
@@ -208,12 +218,19 @@ def _unusual(
     usual = usual_settings(sweep.name, str(run["dataset"]))
     fixed = {*axes, *chosen, *(["max_epochs"] if "trainer.max_epochs" in chosen else [])}
     found = {k: v for k, v in core.items() if k not in fixed and usual.get(k, v) != v}
-    nets = defaults_of("", str(run["dataset"]))
     for net in ("student",) if method_of(run) == SEVERAL_TEACHERS else ("student", "teacher"):
         given = {f"model@{net}", f"{net}.layers", "method.teachers"} & fixed
-        if not given and nets and run[net] != nets.get(f"model@{net}") and f"{net}.layers" in core:
+        known = usual.get(f"model@{net}", canonical(run[net]))
+        if not given and canonical(run[net]) != known and f"{net}.layers" in core:
             found[f"model@{net}"] = canonical(run[net])
     return found
+
+
+def _place(run: Result, axes: Mapping[str, list[Value]]) -> str:
+    """The cell of a run; an empty text if it is not on the grid."""
+    found = {axis: value(run, axis) for axis in axes}
+    inside = all(one is NOWHERE or one in axes[axis] for axis, one in found.items())
+    return json.dumps([str(one) for one in found.values()]) if inside else ""
 
 
 def _belongs(run: Result, core: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:

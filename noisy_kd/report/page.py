@@ -87,8 +87,11 @@ def overview(found: Sequence[Result], folder: Path) -> Table:
     rows = []
     for name in sweeps.names():
         sweep = sweeps.read(name)
-        own = [cell for block in cells.blocks(sweep, found) for cell in block.cells]
+        blocks = cells.blocks(sweep, found)
+        own = [cell for block in blocks for cell in block.cells]
         done = sum(len(cell.done) for cell in own)
         full = sum(bool(cell.done) for cell in own)
-        rows.append([name, sweep.title, f"{full} of {len(own)}", str(done)])
+        others = len(blocks[-1].others)
+        more = f", and {others} with other settings" if others else ""
+        rows.append([name, sweep.title, f"{full} of {len(own)}{more}", str(done)])
     return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "cells", "runs"], rows)

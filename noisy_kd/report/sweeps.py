@@ -57,9 +57,7 @@ def read(name: str) -> Sweep:
     params = content["hydra"]["sweeper"]["params"]
     axes = {key: split(str(values)) for key, values in params.items() if key != "seed"}
     chosen = {"data": "digits", "method": "noisy_teacher"}
-    for entry in content["defaults"]:
-        if isinstance(entry, dict):
-            chosen |= {key.removeprefix("override "): value for key, value in entry.items()}
+    chosen |= _overridden(content)
     methods = tuple(str(m) for m in axes.get("method", [chosen["method"]]))
     paper = content.get("paper") or {}
     if "same_as" in paper:
@@ -89,28 +87,45 @@ def defaults_of(method: str, dataset: str) -> dict[str, Value]:
     return {key: canonical(one) for key, one in found.items()}
 
 
+def _overridden(content: dict[str, Any]) -> dict[str, str]:
+    """Group -> name, as a sweep's file has them in its defaults."""
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    return {k.removeprefix("override "): str(v) for entry in entries for k, v in entry.items()}
+
+
 @cache
 def usual_settings(name: str, dataset: str) -> dict[str, Value]:
     """What a sweep's runs are made with unless its command line says otherwise: key -> value.
 
-    The keys are those of a result's settings, without the method's and the networks'; what the
-    sweep's own file says is taken before the defaults.
+    The keys are those of a result's settings, without the method's, and ``model@student``,
+    ``model@teacher``; what the sweep's own file says is taken before the defaults.
     """
     conf, file = SWEEPS.parent / "conf", SWEEPS / f"{name}.yaml"
     data = conf / "data" / f"{dataset}.yaml"
     if not data.exists():
         return {}
-    files = (conf / "config.yaml", data, conf / "trainer" / "default.yaml", file)
+    own = yaml.load(file.read_text(), Loader)
+    groups = {"optimizer": "adam", "trainer": "default"} | _overridden(own)
+    files = (conf / "config.yaml", data)
     contents = [yaml.load(one.read_text(), Loader) for one in files]
-    contents[2] = {"trainer": contents[2]}
-    optimizer = yaml.load((conf / "optimizer" / "adam.yaml").read_text(), Loader)
-    found: dict[str, Any] = {f"optimizer.{key}": one for key, one in optimizer.items()}
+    for group in ("optimizer", "trainer"):
+        text = (conf / group / f"{groups[group]}.yaml").read_text()
+        contents.append({group: yaml.load(text, Loader)})
+    contents.append(own)
+    nets = {key: one for key, one in defaults_of("", dataset).items() if key.startswith("model@")}
+    found: dict[str, Any] = nets | {k: v for k, v in groups.items() if k.startswith("model@")}
+    found |= {"patience": None}
     for content in contents:
         for group in ("data", "teacher", "student", "optimizer", "trainer"):
             found |= {f"{group}.{key}": one for key, one in (content.get(group) or {}).items()}
+        found |= {
+            key: content[key] for key in ("precision", "fast", "deterministic") if key in content
+        }
     found |= {key: values[0] for key, values in read(name).axes.items() if len(values) == 1}
     found["max_epochs"] = found.pop("trainer.max_epochs")
-    recipe = {f"${{recipe.{key}}}": one for key, one in contents[1].get("recipe", {}).items()}
+    given = contents[1].get("recipe", {}) | own.get("recipe", {})
+    recipe = {f"${{recipe.{key}}}": one for key, one in given.items()}
+    recipe["${data.batch_size}"] = found["data.batch_size"]
     found = {
         key: recipe.get(one, one) if isinstance(one, str) else one for key, one in found.items()
     }

@@ -144,11 +144,13 @@ def tuned_table(block: Block) -> Table | None:
     Both are chosen by the mean validation error; the errors shown are test errors.
     """
     axes = [axis for axis in block.cells[0].key if axis not in NOISE]
-    if not axes or not all(axis in TRAINING or axis.startswith("optimizer.") for axis in axes):
+    tuned = all(axis in TRAINING or axis.startswith("optimizer.") for axis in axes)
+    if not axes or not tuned or len(axes) == len(block.cells[0].key):
         return None
     done = [cell for cell in block.cells if cell.errors("val_error")]
-    clean = [cell for cell in done if block.is_baseline(cell)]
-    noisy = [cell for cell in done if not block.is_baseline(cell)]
+    plain = [{run["method"] for run in cell.done.values()} == {"logit_regression"} for cell in done]
+    clean = [cell for cell, is_plain in zip(done, plain, strict=True) if is_plain]
+    noisy = [cell for cell, is_plain in zip(done, plain, strict=True) if not is_plain]
     if not clean or not noisy:
         return None
     best = [min(cells, key=lambda c: _mean(c.errors("val_error"))) for cells in (clean, noisy)]

@@ -44,11 +44,6 @@ def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]
         kind = repr(group.configs[0].data)
         read[kind], numerics = run.ready(group.configs, read.get(kind))
         checked.append((group, read[kind], numerics))
-    for group in groups:
-        for config, directory in zip(group.configs, group.directories, strict=True):
-            if config.force:
-                with FileLock(directory / "run.lock"):
-                    runs.forget(directory)
     ready: list[Part] = []
     failed: dict[str, str] = {}
     for group, data, numerics in checked:
@@ -61,6 +56,10 @@ def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]
         except Exception as error:
             failed |= fail(group, error)
             continue
+        for config, directory in zip(group.configs, group.directories, strict=True):
+            if config.force:  # now that nothing is known to be wrong
+                with FileLock(directory / "run.lock"):
+                    runs.forget(directory)
         ready.append(replace(group, data=share_images(data, Path(first.store)) if share else data))
     return ready, failed
 

@@ -133,7 +133,8 @@ def student_layers(config: Config, classes: int) -> tuple[notation.Layer, ...]:
 def optimizer(target: str, lr: float, weight_decay: float, numerics: Numerics) -> OptimizerFactory:
     """Makes the optimiser from a net's parameters; fused where the device has it."""
     fused = {"fused": True} if numerics.fast and numerics.device.type in ("cpu", "cuda") else {}
-    fused |= {"capturable": True} if numerics.graphs else {}
+    if numerics.graphs and "capturable" in inspect.signature(get_class(target)).parameters:
+        fused["capturable"] = True
 
     def make(params: Any) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = get_class(target)(

@@ -19,7 +19,10 @@ log = logging.getLogger(__name__)
 Sums = dict[str, Tensor | int]
 """What steps give: sums over their samples."""
 
-SAME = 1e-2  # relative difference of a weight tensor up to which 16 steps count as the same
+State = tuple[list[Tensor], list[Tensor]]
+"""Weights and the optimiser's tensors; the generators' states."""
+
+SAME = 0.05  # difference of a weight tensor, relative to its movement, that counts as none
 
 
 class Graphed:
@@ -95,13 +98,13 @@ class Graphed:
             self._restore(before)
             again, graph_seconds = self._timed(self.replay)
             reason = "" if graph_seconds < seconds else "is not faster"
-            reason = reason if self._is_as(after) else "gives other numbers"
+            reason = reason if self._is_as(after, before) else "gives other numbers"
         except RuntimeError as error:
             reason = f"cannot be made ({str(error).splitlines()[0]})"
         if not reason:
             return {name: one + 0 for name, one in again.items()}
         log.info("A CUDA graph of the steps %s: they are launched one by one.", reason)
-        self.replay = None
+        self.replay, self.inputs = None, []
         self._restore(after)
         return sums
 
@@ -121,22 +124,23 @@ class Graphed:
             found += [one for one in state.values() if isinstance(one, Tensor)]
         return found
 
-    def _state(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _state(self) -> State:
         draws = [generator.get_state() for generator in self.generators]
         return [one.clone() for one in self._tensors()], draws
 
     @torch.no_grad()
-    def _restore(self, state: tuple[list[Tensor], list[Tensor]]) -> None:
+    def _restore(self, state: State) -> None:
         for now, then in zip(self._tensors(), state[0], strict=True):
             now.copy_(then)
         for generator, then in zip(self.generators, state[1], strict=True):
             generator.set_state(then)
 
-    def _is_as(self, state: tuple[list[Tensor], list[Tensor]]) -> bool:
+    def _is_as(self, after: State, before: State) -> bool:
+        """Whether the weights have moved as they have after the plain steps."""
         weights = self.net.state_dict().values()
-        for now, then in zip(weights, state[0], strict=False):
+        for now, then, start in zip(weights, after[0], before[0], strict=False):
             difference = (now.float() - then.float()).norm()
-            if not bool(difference <= SAME * then.float().norm() + 1e-6):
+            if not bool(difference <= SAME * (then.float() - start.float()).norm() + 1e-6):
                 return False
         return True
 

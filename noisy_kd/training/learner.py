@@ -181,11 +181,13 @@ class Learner(LightningModule):
         if self.interrupted:
             raise KeyboardInterrupt
         made: dict[int, Sums] = {}
+        used = []  # until all graphs have been joined: they read beside what is allocated here
         for k, member in enumerate(self.members):
             if self.active[k]:
                 x, y, samples = batch[member.seed]
+                used.append(self.numerics.arrange(x))
                 rates = self._rates(k, batch_idx * self.chunk_steps, len(y))
-                made[k] = self.steps[k](self.numerics.arrange(x), y, samples, rates)
+                made[k] = self.steps[k](used[-1], y, samples, rates)
         for k, sums in made.items():
             steps = self.steps[k]
             if isinstance(steps, Graphed):
@@ -370,7 +372,8 @@ class Learner(LightningModule):
         """Whether net k's steps are the same work each time, without a look at the device."""
         member = self.members[k]
         changes = member.hint is not None or member.averaging == "ema" or self.imported[k]
-        return self.numerics.graphs and self.trainer.world_size == 1 and not changes
+        able = self.numerics.graphs and "capturable" in self._optimizers()[k].defaults
+        return able and self.trainer.world_size == 1 and not changes
 
     def _rates(self, k: int, first: int, samples: int) -> Tensor:
         """The learning rates of the steps on so many samples, [S], on the CPU."""
