@@ -60,12 +60,12 @@ def _curves(plot: Axes, sweep: Sweep, block: Block, axis: str) -> None:
     for i, (name, cells) in enumerate(lines.items()):
         done = [(float(cell.key[axis]), spread(cell.errors())) for cell in cells if cell.done]
         points = [(x, one.mean, one.deviation or 0.0) for x, one in done if one is not None]
-        label = ", ".join(tables.text(one) for one in name) or "measured"
-        _line(plot, sorted(points), label, f"C{i}")
+        label = ", ".join(tables.text(one) for one in name)
+        _line(plot, sorted(points), label or "measured", f"C{i}")
         paper = [(float(cell.key[axis]), tables.printed(sweep, cell)) for cell in cells]
         known = [(x, number) for x, number in paper if number is not None]
         if len(known) > 1:
-            plot.plot(*zip(*known, strict=True), "--", color=PAPER, label=f"paper {label}")
+            plot.plot(*zip(*known, strict=True), "--", color=PAPER, label=f"paper {label}".strip())
     for cell in block.baselines.values():
         clean = spread(cell.errors())
         if clean is not None:
