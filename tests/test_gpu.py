@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_images import write_folder
 
 from noisy_kd import load_student
 from noisy_kd.training.hardware import Numerics
@@ -38,11 +39,17 @@ def test_float32_gives_the_cpus_student_to_rounding(go, student):
     assert difference.norm() < 0.02 * weights(here).norm()
 
 
-def test_a_stack_gives_what_each_run_gives_alone(go):
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_stack_gives_what_each_run_gives_alone(go, tmp_path, colour):
+    settings = ["trainer.max_epochs=6"]
+    if colour:
+        write_folder(tmp_path / "images", size=(8, 8), per_class=700)
+        settings += ["data=folder", f"data.root={tmp_path / 'images'}"]
+        settings += [f'student.layers="{CONVOLUTION.replace("FC10", "FC3")}"']
     cells = [f"method.sigma={sigma} seed={seed}" for sigma in (0, 0.9) for seed in (1, 2)]
-    stacked, places = go("stack", cells=cells)
+    stacked, places = go("stack", *settings, cells=cells)
     for cell, result, place in zip(cells, stacked, places, strict=True):
-        (alone,), (own,) = go(cell, cells=[cell])
+        (alone,), (own,) = go(cell, *settings, cells=[cell])
         assert result["test_errors"] == alone["test_errors"]
         assert torch.allclose(weights(place), weights(own), atol=1e-5)
 

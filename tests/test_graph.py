@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_learner import learn, logits, member, weights  # noqa: F401 (a fixture)
 
+from noisy_kd.callbacks import resume
 from noisy_kd.method import family
 from noisy_kd.training import graph
 from noisy_kd.training.graph import Graphed
@@ -110,3 +111,13 @@ def test_averaged_weights_are_the_same(short, digits, logits, float32, graphs, a
     assert isinstance(steps, Graphed) == (averaging != "ema")
     for name, one in plain.items():
         torch.testing.assert_close(one, replayed[name], rtol=0, atol=2e-6)
+
+
+def test_a_checkpoint_of_another_device_does_not_say_how_this_one_computes():
+    weight = torch.nn.Parameter(torch.ones(2))
+    there = torch.optim.Adam([weight], fused=True, capturable=True)
+    there.param_groups[0]["lr"] = torch.tensor(1e-3)
+    here = torch.optim.Adam([weight], fused=True)
+    resume._load_optimizer(here, there.state_dict())
+    (group,) = here.param_groups
+    assert (group["lr"], group["capturable"], group["fused"]) == (1e-3, False, True)
