@@ -214,7 +214,7 @@ def _code(text: str) -> str:
 def _bars(before_C: Tensor, after_C: Tensor, classes: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(3.6, 2.4), dpi=100, layout="constrained")
     plot = figure.add_subplot()
     places = torch.arange(len(classes)).numpy()
     plot.bar(places - 0.2, before_C.numpy(), 0.4, label="clean")
@@ -222,28 +222,28 @@ def _bars(before_C: Tensor, after_C: Tensor, classes: Sequence[str]) -> Figure:
     plot.axhline(0, color="black", linewidth=0.8)
     plot.set_xticks(places, classes, rotation=0 if len(classes[0]) < 3 else 45)
     plot.set_ylabel("logit")
-    plot.legend()
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 
 def _matrix(counts_CC: Tensor, classes: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 5.5), dpi=100, layout="constrained")
+    inches = 3.6 if len(classes) <= 10 else 6.0  # TensorBoard shows some 300 pixels of width
+    figure = Figure(figsize=(inches, inches), dpi=100, layout="constrained")
     plot = figure.add_subplot()
     wrong = counts_CC.clone().fill_diagonal_(0)
     plot.imshow(wrong.numpy(), cmap="Blues")
     places = torch.arange(len(classes)).numpy()
     plot.set_xticks(places, classes, rotation=0 if len(classes[0]) < 3 else 45)
     plot.set_yticks(places, classes)
-    plot.set_xlabel("the student says")
+    plot.set_xlabel("the student says (colour: errors)")
     plot.set_ylabel("true class")
-    plot.set_title("colour: errors", fontsize="small")
     if len(classes) <= MOST_NUMBERS:
         dark = wrong.max().item() / 2
         for (i, j), count in _numbered(counts_CC):
             colour = "white" if i != j and count > dark else "black"
-            plot.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
+            plot.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
     return figure
 
 
