@@ -107,16 +107,9 @@ def blocks(
     cores = _cores(noisy, axes) or _cores(plain, axes)
     if not cores:
         return [Block({}, _grid(axes), {}, _is_papers(sweep, chosen, None))]
-    unusual = [{} if own else _unusual(sweep, core, noisy + plain, axes, chosen) for core in cores]
-    sizes = [
-        len({_place(run, axes) for run in noisy + plain if _belongs(run, core, axes)} - {""})
-        for core in cores
-    ]
-    most = max((size for size, one in zip(sizes, unusual, strict=True) if not one), default=0)
-    covered = {} in unusual and most >= max(sizes)
-    others = [one for one in unusual if one] if covered else []
-    if others:
-        cores = [core for core, one in zip(cores, unusual, strict=True) if not one]
+    others: list[dict[str, Value]] = []
+    if not own:
+        cores, others = _own_cores(sweep, cores, noisy + plain, axes, chosen)
     found = []
     for core in cores:
         beside = [run for run in plain if _belongs(run, core, axes)]
@@ -204,6 +197,25 @@ def _cores(runs: list[Result], axes: Mapping[str, Any]) -> list[dict[str, Any]]:
     usual = [r for r in runs if method_of(r) not in (WITHOUT_TEACHER, SEVERAL_TEACHERS)]
     found = {json.dumps(_core(run, axes)): _core(run, axes) for run in usual or runs}
     return list(found.values())
+
+
+def _own_cores(
+    sweep: Sweep,
+    cores: list[dict[str, Any]],
+    runs: list[Result],
+    axes: Mapping[str, list[Value]],
+    chosen: Mapping[str, list[Value]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Value]]]:
+    """The cores with the sweep's own settings, if they fill enough cells; and what others have."""
+    unusual = [_unusual(sweep, core, runs, axes, chosen) for core in cores]
+    sizes = [
+        len({_place(run, axes) for run in runs if _belongs(run, core, axes)} - {""})
+        for core in cores
+    ]
+    usual = [k for k, one in enumerate(unusual) if not one]
+    if not usual or max(sizes[k] for k in usual) < max(sizes):
+        return cores, []
+    return [cores[k] for k in usual], [one for one in unusual if one]
 
 
 def _unusual(
