@@ -20,6 +20,27 @@ def model_card(facts: dict[str, Any]) -> str:
     Args:
         facts: as :func:`noisy_kd.export.export` collects them.
     """
+    run = facts["result"]
+    lines = [f"# {run['student']} for {run['dataset']}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in _rows(facts).items()]
+    lines += [
+        "",
+        "Median milliseconds of one pass on one thread of the machine that exported it:",
+        "",
+    ]
+    lines += ["| | ms |", "|---|---|"]
+    lines += [f"| {name} | {time:.3f} |" for name, time in facts["latency"].items()]
+    settings = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
+    lines += [
+        "",
+        f"Made by noisy-kd ({settings}), configuration {run['config_hash']}; the settings",
+    ]
+    lines += ["are in `config.yaml` beside it.", ""]
+    return "\n".join(lines)
+
+
+def _rows(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the card's table says, by name."""
     run, exported, about = facts["result"], facts["exported"], facts["about"]
     noise = ", ".join(f"{k} = {run[k]:g}" for k in ("alpha", "sigma") if run.get(k) is not None)
     takes = "uint8 images" if about["preprocessing"] else "preprocessed images"
@@ -46,20 +67,5 @@ def model_card(facts: dict[str, Any]) -> str:
         small = facts["int8"]
         name = Path(small["file"]).name
         told = f"`{name}`, {small['bytes']:,} bytes, {small['errors']} test errors"
-        rows[f"int8, {small['kind']}"] = told
-    lines = [f"# {run['student']} for {run['dataset']}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in rows.items()]
-    lines += [
-        "",
-        "Median milliseconds of one pass on one thread of the machine that exported it:",
-        "",
-    ]
-    lines += ["| | ms |", "|---|---|"]
-    lines += [f"| {name} | {time:.3f} |" for name, time in facts["latency"].items()]
-    settings = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
-    lines += [
-        "",
-        f"Made by noisy-kd ({settings}), configuration {run['config_hash']}; the settings",
-    ]
-    lines += ["are in `config.yaml` beside it.", ""]
-    return "\n".join(lines)
+        rows[f"int8, {facts['int8_kind']}"] = told
+    return rows

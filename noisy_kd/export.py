@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
 INT8 = ("dynamic", "static")
+ONNX = {"exported": "student, ONNX Runtime", "int8": "student, ONNX Runtime, int8"}
 CALIBRATION = 256  # training images that static quantisation looks at
 BATCHES = (1, 64)
 PREDICT = 250  # images at a time
@@ -76,7 +77,6 @@ def export(
     Raises:
         InputError: without a finished student, or without the packages of the extra.
     """
-    import torch
     from torch import nn
 
     from noisy_kd.training.finished import load_data
@@ -84,40 +84,28 @@ def export(
     net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
     result = runs.read_result(directory) or {}
     model = (nn.Sequential(preprocessing, net) if with_preprocessing else net).eval()
-    file = output or directory / f"student{ENDINGS[form]}"
-    data = load_data(directory)
-    pixels, labels = data.test_images.pixels, data.test_images.labels
+    takes = nn.Identity() if with_preprocessing else preprocessing
     about = {
         "layers": result["student_layers"],
         "classes": result["classes"],
         "input_shape": result["input_shape"],
         "preprocessing": type(preprocessing).__name__ if with_preprocessing else "",
     }
-    x = pixels if with_preprocessing else preprocessing
-    example = pixels[:2] if with_preprocessing else preprocessing(pixels[:2])
-    _write(form, model, example, file, about)
-    facts: dict[str, Any] = {"result": result, "file": str(file), "form": form, "about": about}
-    original = _logits(lambda part: net(preprocessing(part)), pixels)
-
-    def fed(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return run if isinstance(x, torch.Tensor) else lambda part: run(preprocessing(part))
-
-    facts["original_errors"] = int((original.argmax(1) != labels).sum())
-    facts["exported"] = _checked(fed(runner(file)), pixels, labels, original, file)
+    data = load_data(directory)
+    example = takes(data.test_images.pixels[:2])
+    files = {"exported": output or directory / f"student{ENDINGS[form]}"}
+    _write(form, model, example, files["exported"], about)
     if int8 is not None:
-        small = file.with_name(f"{file.stem}-int8.onnx")
-        calibration = data.images.pixels[data.train_rows[:CALIBRATION]]
-        if not with_preprocessing:
-            calibration = preprocessing(calibration)
-        _quantise(file, small, int8, calibration)
-        facts["int8"] = _checked(fed(runner(small)), pixels, labels, original, small)
-        facts["int8"]["kind"] = int8
-    onnx = {"student, ONNX Runtime": file} if form == "onnx" else {}
-    onnx |= {"student, ONNX Runtime, int8": small} if int8 is not None else {}
+        files["int8"] = files["exported"].with_name(f"{files['exported'].stem}-int8.onnx")
+        calibration = takes(data.images.pixels[data.train_rows[:CALIBRATION]])
+        _quantise(files["exported"], files["int8"], int8, calibration)
+    facts: dict[str, Any] = {"result": result, "about": about, "int8_kind": int8}
+    facts |= _checks(files, net, preprocessing, takes, data)
+    onnx = {name: files[kind] for kind, name in ONNX.items() if kind in files and form == "onnx"}
     facts["latency"] = latencies(directory, data, model, example, onnx)
     known = runs.read_json(directory / "latency.json") or {}  # of other forms
     (directory / "latency.json").write_text(json.dumps(known | facts["latency"], indent=1) + "\n")
-    card = file.with_name(f"{file.name}.md")
+    card = files["exported"].with_name(f"{files['exported'].name}.md")
     card.write_text(model_card(facts))
     return {**facts, "card": str(card)}
 
@@ -301,23 +289,36 @@ def session(file: Path) -> Any:
     return onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
 
 
-def _logits(run: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+def _checks(
+    files: dict[str, Path],
+    net: nn.Module,
+    preprocessing: nn.Module,
+    takes: nn.Module,
+    data: ImageDataModule,
+) -> dict[str, Any]:
+    """Test errors of the run's student and of each file, and how far their logits are apart.
+
+    ``takes`` makes of uint8 images what the files take.
+    """
+    pixels, labels = data.test_images.pixels, data.test_images.labels
+    expected = _logits(net, preprocessing, pixels)
+    found: dict[str, Any] = {"original_errors": int((expected.argmax(1) != labels).sum())}
+    for kind, file in files.items():
+        logits = _logits(runner(file), takes, pixels)
+        found[kind] = {
+            "file": str(file),
+            "bytes": file.stat().st_size,
+            "errors": int((logits.argmax(1) != labels).sum()),
+            "largest_difference": float((logits - expected).abs().max()),
+        }
+    return found
+
+
+def _logits(run: Callable[[Tensor], Tensor], takes: nn.Module, pixels: Tensor) -> Tensor:
     import torch
 
     with torch.inference_mode():
-        return torch.cat([run(part) for part in pixels.split(PREDICT)])
-
-
-def _checked(
-    run: Callable[[Tensor], Tensor], pixels: Tensor, labels: Tensor, original: Tensor, file: Path
-) -> dict[str, Any]:
-    logits = _logits(run, pixels)
-    return {
-        "file": str(file),
-        "bytes": file.stat().st_size,
-        "errors": int((logits.argmax(1) != labels).sum()),
-        "largest_difference": float((logits - original).abs().max()),
-    }
+        return torch.cat([run(takes(part)) for part in pixels.split(PREDICT)])
 
 
 def _milliseconds(run: Callable[[Tensor], Any], x: torch.Tensor) -> float:
