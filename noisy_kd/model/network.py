@@ -193,7 +193,7 @@ def initialise(net: nn.Module, generator: torch.Generator) -> None:
 
 
 def _modules(layer: nt.Layer, x: Tensor, with_relu: bool) -> list[nn.Module]:
-    relu: list[nn.Module] = [nn.ReLU(inplace=True)] if with_relu else []
+    relu: list[nn.Module] = [nn.ReLU()] if with_relu else []  # in place: bf16 at half the speed
     with torch.device("meta"):
         match layer:
             case nt.Conv():
