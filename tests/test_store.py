@@ -108,8 +108,12 @@ def test_the_command_line_lists_and_cleans(tmp_path, monkeypatch, capsys):
     assert "teacher-" in shown
     assert "val error 50.00%" in shown
     assert "FC10" in shown
+    assert "max_epochs" not in shown
+    store.get_or_make(tmp_path, "teacher", MADE_BY | {"max_epochs": 7}, make)
+    store.get_or_make(tmp_path, "teacher", MADE_BY | {"max_epochs": 9}, make)
+    assert "\n    max_epochs 7\n" in command("list"), "what tells the teachers apart"
     (tmp_path / "mine.txt").write_text("not an entry")
-    assert "removed 1 entries" in command("clean")
+    assert "removed 3 entries" in command("clean")
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -139,6 +139,21 @@ def entries(store: Path) -> list[tuple[Path, dict[str, Any], int]]:
     return found
 
 
+def told_apart(made: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """For each entry (its kind and settings) the settings in which those of its kind differ."""
+    words = []
+    for kind, settings in made:
+        others = [one for its_kind, one in made if its_kind == kind]
+        differing = {
+            key: value
+            for key, value in settings.items()
+            if key not in ("data", "layers", "classes")
+            and any(other.get(key) != value for other in others)
+        }
+        words.append(told(differing))
+    return words
+
+
 def clean(store: Path) -> int:
     """Remove everything but what is in the making; returns how many entries were removed."""
     count = 0
@@ -168,11 +183,13 @@ def main() -> None:
     if options.action == "clean":
         print(f"removed {clean(options.store)} entries from {options.store}")
         return
-    for path, about, size in entries(options.store):
-        facts = told(about["facts"])
-        print(f"{path.name:24}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}")
-        print(f"    {about['made_by']['layers']}\n    {facts}")
-    if not entries(options.store):
+    found = entries(options.store)
+    settings = told_apart([(path.name.split("-")[0], about["made_by"]) for path, about, _ in found])
+    for (path, about, size), differing in zip(found, settings, strict=True):
+        first = f"{path.name:24}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}"
+        more = (about["made_by"]["layers"], differing, told(about["facts"]))
+        print("\n    ".join([first, *filter(None, more)]))
+    if not found:
         print(f"{options.store} is empty")
 
 
