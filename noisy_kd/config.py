@@ -63,6 +63,7 @@ class Recipe:
     sigma: float = 0.9
     second_teacher: str = ""
     teacher_epochs: int = 1
+    teacher_shift: int = 0
     student_epochs: int = 1
 
 
@@ -80,6 +81,7 @@ class Teacher:
     schedule: str = _checked("linear", choices=SCHEDULES)
     subset: int | None = _checked(None, least=1)
     batch_size: int = _checked(64, least=1)
+    shift: int = _checked(0, least=0)
     seed: int = _checked(0, least=0, most=SEED)
 
 
@@ -297,6 +299,8 @@ def identity(config: Config) -> dict[str, Any]:
     teacher = whole["teacher"]
     if teacher["batch_size"] == data["batch_size"]:
         del teacher["batch_size"]
+    if not teacher["shift"]:
+        del teacher["shift"]
     if config.teacher.checkpoint is not None:
         teacher = {"checkpoint": file_digest(config.teacher.checkpoint)}
     elif config.method_name in WITHOUT_TEACHER:

@@ -20,6 +20,7 @@ from noisy_kd.method.noise import (
     InputNoise,
     LogitNoise,
     RandomLabels,
+    RandomShift,
     RandomSigma,
 )
 from noisy_kd.method.teachers import COMBINATIONS, one, random_teacher
@@ -78,7 +79,7 @@ class Method:
 
     Args:
         loss: what the student minimises.
-        input: noise on the student's images; the teacher sees them clean.
+        input: noise on the net's images; a student's teacher sees them clean.
         target: noise on the teacher's logits.
         output: noise on the student's logits.
         labels: noise on the student's labels.
@@ -90,7 +91,7 @@ class Method:
     """
 
     loss: Loss
-    input: InputNoise | None = None
+    input: InputNoise | RandomShift | None = None
     target: LogitsNoise | None = None
     output: LogitsNoise | None = None
     labels: RandomLabels | None = None
@@ -154,7 +155,7 @@ class Method:
         return z
 
     def step_input(self, x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """The images [B, C, H, W] as the student sees them."""
+        """The images [B, C, H, W] as the net in training sees them."""
         return x_BCHW if self.input is None else self.input(x_BCHW, generator)
 
     def step_labels(self, labels_B: Tensor, classes: int, generator: torch.Generator) -> Tensor:
@@ -323,13 +324,15 @@ def logit_noise_additive(alpha: float, sigma: float) -> Method:
     return Method(loss=_regression, target=AdditiveNoise(alpha, sigma))
 
 
-def supervised(labels: RandomLabels | None = None) -> Method:
+def supervised(labels: RandomLabels | None = None, shift: int = 0) -> Method:
     """Cross-entropy on the labels: how teachers are trained, and a student without a teacher.
 
     Args:
         labels: noise on them, for the teacher of :func:`messy_collaboration`.
+        shift: each image is moved by up to so many pixels, anew each time.
     """
-    return Method(loss=_labels, labels=labels, has_teacher=False)
+    moved = RandomShift(shift) if shift else None
+    return Method(loss=_labels, input=moved, labels=labels, has_teacher=False)
 
 
 def _regression(g_BC: Tensor, z_BC: Tensor | None, _: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 READINGS = {
     "alpha_selects": ("samples", "values"),
@@ -166,6 +167,31 @@ class InputNoise:
             return x_BCHW
         xi = torch.randn(x_BCHW.shape, generator=generator, device=x_BCHW.device)
         return x_BCHW + self.sigma * xi
+
+
+@dataclass(frozen=True)
+class RandomShift:
+    """Each image moved by up to so many pixels in both directions, anew each time.
+
+    For a teacher's training: what moves in is 0, the mean of images that had it subtracted.
+
+    Args:
+        pixels: the largest move; each one up to it, also none, is as likely.
+    """
+
+    pixels: int
+
+    def __call__(self, x_BCHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Moved images, [B, C, H, W], in channels-last layout."""
+        count, _, height, width = x_BCHW.shape
+        device, most = x_BCHW.device, 2 * self.pixels
+        start = torch.randint(most + 1, (2, count, 1), generator=generator, device=device)
+        rows_BH = start[0] + torch.arange(height, device=device)
+        columns_BW = start[1] + torch.arange(width, device=device)
+        image_B = torch.arange(count, device=device)
+        padded_BHWC = F.pad(x_BCHW, [self.pixels] * 4).permute(0, 2, 3, 1)
+        moved_BHWC = padded_BHWC[image_B[:, None, None], rows_BH[:, :, None], columns_BW[:, None]]
+        return moved_BHWC.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

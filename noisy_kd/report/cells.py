@@ -132,7 +132,7 @@ def value(run: Result, key: str) -> Any:
         return canonical(run[named[key]])
     if key == "method":
         return method_of(run)
-    flat = _flat(run["settings"])
+    flat = _settings(run)
     flat["trainer.max_epochs"] = flat.get("max_epochs", NOWHERE)
     found = flat.get(key, NOWHERE)
     return found if found is NOWHERE else canonical(found)
@@ -143,6 +143,15 @@ def method_of(run: Result) -> str:
     return str(run["settings"]["method"]["_target_"]).rpartition(".")[2]
 
 
+def _settings(run: Result) -> dict[str, Any]:
+    """A result's settings, flat, with those of the teacher that it leaves out."""
+    flat = _flat(run["settings"])
+    if "teacher.max_epochs" in flat:
+        flat.setdefault("teacher.batch_size", flat["data.batch_size"])
+        flat.setdefault("teacher.shift", 0)
+    return flat
+
+
 def protocol(run: Result, axes: Iterable[str] = ()) -> dict[str, Any]:
     """All settings but the axes and the seed, flat."""
     hidden = {"seed", *axes}
@@ -150,9 +159,7 @@ def protocol(run: Result, axes: Iterable[str] = ()) -> dict[str, Any]:
     hidden |= {"teacher.layers"} if {"model@teacher", "method.teachers"} & set(axes) else set()
     hidden |= {"max_epochs"} if "trainer.max_epochs" in axes else set()
     hidden |= {"teacher.batch_size"} if "data.batch_size" in axes else set()
-    flat = _flat(run["settings"])
-    if "teacher.max_epochs" in flat:  # left out of a result where it is the student's
-        flat.setdefault("teacher.batch_size", flat["data.batch_size"])
+    flat = _settings(run)
     return {key: canonical(one) for key, one in sorted(flat.items()) if key not in hidden}
 
 

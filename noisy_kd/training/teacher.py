@@ -119,6 +119,12 @@ def _from_store(
     name: str,
 ) -> dict[str, Tensor]:
     made_by = _made_by(config.teacher, net, data, numerics, config.deterministic)
+    if config.teacher.shift >= min(data.input_shape[1:]):
+        height, width = data.input_shape[1:]
+        raise InputError(
+            f"teacher.shift={config.teacher.shift} moves images of {height}x{width} out of sight: "
+            "choose a smaller one."
+        )
     messy = assembly.method(config).teacher_labels
     if messy is not None:
         made_by["random_labels"] = messy.rate
@@ -145,6 +151,7 @@ def _made_by(
 ) -> dict[str, Any]:
     """Everything that decides the teacher's weights."""
     return {
+        **({"shift": teacher.shift} if teacher.shift else {}),
         "layers": notation_of(net),
         "data": data.name,
         "images": data.digest,
@@ -175,7 +182,7 @@ def _train(
 ) -> dict[str, Any]:
     teacher = config.teacher
     optimizer = assembly.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
-    method = family.supervised(assembly.method(config).teacher_labels)
+    method = family.supervised(assembly.method(config).teacher_labels, teacher.shift)
     member = Member(net, method, teacher.seed, optimizer, teacher.schedule)
     learner = Learner(
         [member],
