@@ -183,6 +183,24 @@ def test_soft_randomization_moves_the_students_image_alone():
     assert torch.equal(method.step_target(Z, generator()), Z)
 
 
+def test_images_are_moved_in_both_directions_each_move_as_likely():
+    x = torch.arange(1.0, 1 + 3 * 6 * 7).view(1, 3, 6, 7).expand(5000, -1, -1, -1)
+    moved = supervised(shift=1).step_input(x, generator())
+    assert moved.shape == x.shape
+    padded = torch.nn.functional.pad(x[0], [1, 1, 1, 1])
+    counts = []
+    for row in range(3):
+        for column in range(3):
+            part = padded[:, row : row + 6, column : column + 7]
+            counts.append(int((moved == part).all(dim=(1, 2, 3)).sum()))
+    assert sum(counts) == 5000, "each is one of the nine moves, what moves in is 0"
+    expected = 5000 / 9
+    assert sum((count - expected) ** 2 / expected for count in counts) < 26.1  # chi2, p = 0.001
+    again = supervised(shift=1).step_input(x, generator())
+    assert torch.equal(moved, again)
+    assert supervised().step_input(x, generator()) is x
+
+
 def test_messy_collaboration_draws_labels_anew_each_time():
     labels = torch.zeros(40000).long()
     method, draws = family.messy_collaboration(0.4, "student"), generator()

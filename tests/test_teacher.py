@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from noisy_kd.config import identity
 from noisy_kd.data import Digits
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.evaluation import count_errors, predict_logits
@@ -40,6 +41,7 @@ def key(config, data, numerics, layers=None):
         "teacher.seed=1",
         "teacher.subset=100",
         "teacher.batch_size=32",
+        "teacher.shift=1",
         "data.batch_size=32",
         "model@teacher=folder_teacher",
     ],
@@ -66,6 +68,18 @@ def test_the_teachers_key_changes_with_data_and_precision_and_with_nothing_else(
     elsewhere = Digits(root="/elsewhere", val_size=180, subset=100)
     elsewhere.setup()
     assert key(short(), elsewhere, float32) == base
+
+
+def test_a_teacher_without_moved_images_keeps_the_key_it_had(short, digits, float32):
+    config = short()
+    assert "shift" not in _made_by(config.teacher, build("FC10", (1, 8, 8)), digits, float32)
+    assert "shift" not in identity(config)["teacher"]
+    assert identity(short("teacher.shift=2"))["teacher"]["shift"] == 2
+
+
+def test_images_moved_out_of_sight_are_refused(short, digits, float32, tmp_path):
+    with pytest.raises(InputError, match="=8 moves images of 8x8 out of sight"):
+        trained_teacher(short("teacher.shift=8"), digits, float32, tmp_path)
 
 
 @pytest.fixture
