@@ -60,6 +60,7 @@ def describe(config: Config, directory: Path, console: Console) -> None:
     val = count // 10 if config.data.val_size is None else config.data.val_size
     subsets = {"teacher.subset": config.teacher.subset, "data.subset": config.data.subset}
     check_range("data.val_size", val, below=count)
+    assembly.check_shift(config.teacher.shift, shape)
     for key, subset in subsets.items():
         check_range(key, subset or classes, least=classes, most=count - val)
     sizes = [subset or count - val for subset in subsets.values()]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
 INT8 = ("dynamic", "static")
+NO_ONNX = "ONNX needs packages: pip install 'noisy-kd[export]'."
 ONNX = {"exported": "student, ONNX Runtime", "int8": "student, ONNX Runtime, int8"}
 CALIBRATION = 256  # training images that static quantisation looks at
 BATCHES = (1, 64)
@@ -236,7 +237,7 @@ def _write_onnx(
         import onnx
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
-        raise InputError("ONNX needs packages: pip install 'noisy-kd[export]'.") from error
+        raise InputError(NO_ONNX) from error
     torch.onnx.export(
         model,
         (example,),
@@ -255,8 +256,10 @@ def _write_onnx(
 
 
 def _quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
-    from onnxruntime import quantization
-
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise InputError(NO_ONNX) from error
     logging.getLogger().setLevel(logging.ERROR)  # its advice on a step that changes nothing here
     if kind == "dynamic":
         quantization.quantize_dynamic(str(file), str(small))
@@ -282,7 +285,7 @@ def session(file: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError("ONNX needs packages: pip install 'noisy-kd[export]'.") from error
+        raise InputError(NO_ONNX) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from noisy_kd import config
 from noisy_kd.config import compose
 from noisy_kd.plugins import add_to_path
 from noisy_kd.report import sweeps
@@ -82,3 +84,10 @@ def test_the_data_set_of_the_docs_is_trained_on(short, tmp_path, monkeypatch):
     assert result["test_error"] < 0.4
     settings = yaml.safe_load(re.search(r"# @package _global_\n((?:    .*\n)+)", page)[1])
     assert {"data", "recipe", "defaults"} == set(settings)
+    conf = tmp_path / "conf"
+    shutil.copytree(ROOT / "conf", conf)
+    (conf / "data" / "letters.yaml").write_text("# @package _global_\n" + yaml.safe_dump(settings))
+    monkeypatch.setattr(config, "CONF", conf)
+    composed = compose(["data=letters"])
+    assert composed.data.name == "letters"
+    assert (composed.teacher.max_epochs, composed.teacher.shift) == (3, 0)

@@ -4,6 +4,7 @@ import torch
 from noisy_kd.method import LogitNoise, Method, cross_entropy, family, logit_regression
 from noisy_kd.method.family import logit_regression as regression_method
 from noisy_kd.method.family import noisy_teacher, supervised
+from noisy_kd.method.noise import RandomShift
 from noisy_kd.method.teachers import COMBINATIONS
 
 Z = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
@@ -185,7 +186,8 @@ def test_soft_randomization_moves_the_students_image_alone():
 
 def test_images_are_moved_in_both_directions_each_move_as_likely():
     x = torch.arange(1.0, 1 + 3 * 6 * 7).view(1, 3, 6, 7).expand(5000, -1, -1, -1)
-    moved = supervised(shift=1).step_input(x, generator())
+    shift = RandomShift(1)
+    moved = shift(x, generator())
     assert moved.shape == x.shape
     padded = torch.nn.functional.pad(x[0], [1, 1, 1, 1])
     counts = []
@@ -196,9 +198,15 @@ def test_images_are_moved_in_both_directions_each_move_as_likely():
     assert sum(counts) == 5000, "each is one of the nine moves, what moves in is 0"
     expected = 5000 / 9
     assert sum((count - expected) ** 2 / expected for count in counts) < 26.1  # chi2, p = 0.001
-    again = supervised(shift=1).step_input(x, generator())
-    assert torch.equal(moved, again)
-    assert supervised().step_input(x, generator()) is x
+    assert torch.equal(shift(x, generator()), moved)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_moved_images_keep_their_memory_layout(layout):
+    x = torch.rand(5, 3, 6, 7).contiguous(memory_format=layout)
+    assert RandomShift(2)(x, generator()).stride() == x.stride()
+    grey = torch.rand(5, 1, 6, 7)
+    assert RandomShift(2)(grey, generator()).stride() == grey.stride()
 
 
 def test_messy_collaboration_draws_labels_anew_each_time():

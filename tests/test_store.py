@@ -112,8 +112,14 @@ def test_the_command_line_lists_and_cleans(tmp_path, monkeypatch, capsys):
     store.get_or_make(tmp_path, "teacher", MADE_BY | {"max_epochs": 7}, make)
     store.get_or_make(tmp_path, "teacher", MADE_BY | {"max_epochs": 9}, make)
     assert "\n    max_epochs 7\n" in command("list"), "what tells the teachers apart"
+    store.get_or_make(tmp_path, "teacher", MADE_BY | {"data": "mnist"}, make)
+    damaged = tmp_path / store.key_of("teacher", MADE_BY) / "entry.json"
+    damaged.write_text("{")
+    shown = command("list")
+    assert "damaged" in shown
+    assert "seed" not in shown, "neither another data set nor a damaged entry is like them"
     (tmp_path / "mine.txt").write_text("not an entry")
-    assert "removed 3 entries" in command("clean")
+    assert "removed 4 entries" in command("clean")
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -6,9 +6,11 @@ from noisy_kd.config import identity
 from noisy_kd.data import Digits
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.evaluation import count_errors, predict_logits
+from noisy_kd.method import noise
 from noisy_kd.model.network import build
 from noisy_kd.training import store as store_module
 from noisy_kd.training.hardware import Numerics
+from noisy_kd.training.run import check_fit
 from noisy_kd.training.teacher import _made_by, read_checkpoint, trained_teacher
 
 
@@ -77,9 +79,21 @@ def test_a_teacher_without_moved_images_keeps_the_key_it_had(short, digits, floa
     assert identity(short("teacher.shift=2"))["teacher"]["shift"] == 2
 
 
-def test_images_moved_out_of_sight_are_refused(short, digits, float32, tmp_path):
+def test_images_moved_out_of_sight_are_refused_before_any_training(short, digits):
+    check_fit([short("teacher.shift=7")], digits)
     with pytest.raises(InputError, match="=8 moves images of 8x8 out of sight"):
-        trained_teacher(short("teacher.shift=8"), digits, float32, tmp_path)
+        check_fit([short("teacher.shift=8")], digits)
+
+
+def test_a_teachers_images_are_moved(short, digits, float32, tmp_path, monkeypatch):
+    seen = []
+    moved = noise.RandomShift.__call__
+    monkeypatch.setattr(
+        noise.RandomShift, "__call__", lambda *a: seen.append(a[0].pixels) or moved(*a)
+    )
+    trained_teacher(short("teacher.shift=1", "teacher.max_epochs=1"), digits, float32, tmp_path)
+    steps = -(-len(digits.training_table()) // digits.batch_size)
+    assert seen == [1] * steps
 
 
 @pytest.fixture

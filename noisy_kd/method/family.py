@@ -324,15 +324,9 @@ def logit_noise_additive(alpha: float, sigma: float) -> Method:
     return Method(loss=_regression, target=AdditiveNoise(alpha, sigma))
 
 
-def supervised(labels: RandomLabels | None = None, shift: int = 0) -> Method:
-    """Cross-entropy on the labels: how teachers are trained, and a student without a teacher.
-
-    Args:
-        labels: noise on them, for the teacher of :func:`messy_collaboration`.
-        shift: each image is moved by up to so many pixels, anew each time.
-    """
-    moved = RandomShift(shift) if shift else None
-    return Method(loss=_labels, input=moved, labels=labels, has_teacher=False)
+def supervised() -> Method:
+    """Cross-entropy on the labels: how teachers are trained, and a student without a teacher."""
+    return Method(loss=_labels, has_teacher=False)
 
 
 def _regression(g_BC: Tensor, z_BC: Tensor | None, _: Tensor) -> Tensor:

@@ -173,16 +173,23 @@ class InputNoise:
 class RandomShift:
     """Each image moved by up to so many pixels in both directions, anew each time.
 
-    For a teacher's training: what moves in is 0, the mean of images that had it subtracted.
+    For a teacher's training. What moves in is 0: black, or the mean image where it is subtracted.
 
     Args:
-        pixels: the largest move; each one up to it, also none, is as likely.
+        pixels: the largest move, at least 0; each one up to it, also none, is as likely.
+
+    Raises:
+        ValueError: if it is negative.
     """
 
     pixels: int
 
+    def __post_init__(self) -> None:
+        if self.pixels < 0:
+            raise ValueError(f"shift={self.pixels}: a number of pixels is at least 0.")
+
     def __call__(self, x_BCHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Moved images, [B, C, H, W], in channels-last layout."""
+        """Moved images, [B, C, H, W], in the memory layout that they had."""
         count, _, height, width = x_BCHW.shape
         device, most = x_BCHW.device, 2 * self.pixels
         start = torch.randint(most + 1, (2, count, 1), generator=generator, device=device)
@@ -191,7 +198,7 @@ class RandomShift:
         image_B = torch.arange(count, device=device)
         padded_BHWC = F.pad(x_BCHW, [self.pixels] * 4).permute(0, 2, 3, 1)
         moved_BHWC = padded_BHWC[image_B[:, None, None], rows_BH[:, :, None], columns_BW[:, None]]
-        return moved_BHWC.permute(0, 3, 1, 2)
+        return torch.empty_like(x_BCHW).copy_(moved_BHWC.permute(0, 3, 1, 2))
 
 
 @dataclass(frozen=True)

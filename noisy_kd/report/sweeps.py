@@ -126,6 +126,7 @@ def usual_settings(name: str, dataset: str) -> dict[str, Value]:
     given = contents[1].get("recipe", {}) | own.get("recipe", {})
     recipe = {f"${{recipe.{key}}}": one for key, one in given.items()}
     recipe["${data.batch_size}"] = found["data.batch_size"]
+    recipe["${oc.select:recipe.teacher_shift,0}"] = given.get("teacher_shift", 0)
     found = {
         key: recipe.get(one, one) if isinstance(one, str) else one for key, one in found.items()
     }

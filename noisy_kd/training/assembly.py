@@ -204,6 +204,20 @@ def trainer(
     return made
 
 
+def check_shift(pixels: int, input_shape: tuple[int, int, int]) -> None:
+    """Refuse a ``teacher.shift`` that moves images [C, H, W] out of sight.
+
+    Raises:
+        InputError: naming it.
+    """
+    _, height, width = input_shape
+    if pixels >= min(height, width):
+        raise InputError(
+            f"teacher.shift={pixels} moves images of {height}x{width} out of sight: choose fewer "
+            "pixels."
+        )
+
+
 def check(config: Config) -> None:
     """Refuse, before anything is trained, what would fail only later.
 

@@ -138,6 +138,7 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
     """
     data.training_table(data.subset)
     data.training_table(configs[0].teacher.subset, "teacher.subset")
+    assembly.check_shift(configs[0].teacher.shift, data.input_shape)
     teachers = teacher_nets(configs[0], data)
     for net in teachers:
         complexity.multiplications(net, data.input_shape)

@@ -28,6 +28,7 @@ from noisy_kd.errors import InputError, run_command
 
 log = logging.getLogger(__name__)
 
+SAME = ("kind", "data", "layers")
 VERSION = 2  # of the code that decides the bytes; raise it when a change here alters results
 
 
@@ -139,16 +140,15 @@ def entries(store: Path) -> list[tuple[Path, dict[str, Any], int]]:
     return found
 
 
-def told_apart(made: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """For each entry (its kind and settings) the settings in which those of its kind differ."""
+def told_apart(made: list[dict[str, Any]]) -> list[str]:
+    """For each entry's settings those in which it differs from its like: kind, data, layers."""
     words = []
-    for kind, settings in made:
-        others = [one for its_kind, one in made if its_kind == kind]
+    for settings in made:
+        like = [one for one in made if all(one.get(k) == settings.get(k) for k in SAME)]
         differing = {
             key: value
             for key, value in settings.items()
-            if key not in ("data", "layers", "classes")
-            and any(other.get(key) != value for other in others)
+            if key != "classes" and any(other.get(key) != value for other in like)
         }
         words.append(told(differing))
     return words
@@ -184,7 +184,7 @@ def main() -> None:
         print(f"removed {clean(options.store)} entries from {options.store}")
         return
     found = entries(options.store)
-    settings = told_apart([(path.name.split("-")[0], about["made_by"]) for path, about, _ in found])
+    settings = told_apart([{"kind": about.get("kind")} | about["made_by"] for _, about, _ in found])
     for (path, about, size), differing in zip(found, settings, strict=True):
         first = f"{path.name:24}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}"
         more = (about["made_by"]["layers"], differing, told(about["facts"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from noisy_kd.config import Config, Teacher, network_name
 from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.method import family
+from noisy_kd.method.noise import RandomShift
 from noisy_kd.model.network import build, notation_of
 from noisy_kd.training import assembly, store
 from noisy_kd.training.hardware import Numerics
@@ -119,12 +121,6 @@ def _from_store(
     name: str,
 ) -> dict[str, Tensor]:
     made_by = _made_by(config.teacher, net, data, numerics, config.deterministic)
-    if config.teacher.shift >= min(data.input_shape[1:]):
-        height, width = data.input_shape[1:]
-        raise InputError(
-            f"teacher.shift={config.teacher.shift} moves images of {height}x{width} out of sight: "
-            "choose a smaller one."
-        )
     messy = assembly.method(config).teacher_labels
     if messy is not None:
         made_by["random_labels"] = messy.rate
@@ -182,7 +178,11 @@ def _train(
 ) -> dict[str, Any]:
     teacher = config.teacher
     optimizer = assembly.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
-    method = family.supervised(assembly.method(config).teacher_labels, teacher.shift)
+    method = replace(
+        family.supervised(),
+        labels=assembly.method(config).teacher_labels,
+        input=RandomShift(teacher.shift) if teacher.shift else None,
+    )
     member = Member(net, method, teacher.seed, optimizer, teacher.schedule)
     learner = Learner(
         [member],
