@@ -144,7 +144,10 @@ def method_of(run: Result) -> str:
 
 
 def _settings(run: Result) -> dict[str, Any]:
-    """A result's settings, flat, with those of the teacher that it leaves out."""
+    """A result's settings, flat, with those of the teacher that it leaves out.
+
+    :func:`noisy_kd.config.identity` leaves out the student's batch size, and a shift of 0.
+    """
     flat = _flat(run["settings"])
     if "teacher.max_epochs" in flat:
         flat.setdefault("teacher.batch_size", flat["data.batch_size"])
