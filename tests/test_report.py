@@ -533,3 +533,26 @@ def test_kept_results_give_the_same_page_again(folder):
     assert "old" not in page
     assert page.endswith("After.\n")
     assert command(folder, "table3", "--keep", "table3").returncode == 2
+
+
+def test_runs_are_added_to_those_that_are_kept(folder):
+    assert command(folder, "table1", "seed=1", "--keep", "mnist").returncode == 0
+    kept = folder / "results" / "mnist.jsonl"
+    first = keep.read(kept)
+    elsewhere = folder / "elsewhere" / "0"
+    elsewhere.mkdir(parents=True)
+    again = first[2][0] | {"test_errors": 0, "test_error": 0.0}
+    other = first[2][1] | {"seed": 99, "config_hash": "0123abcd"}
+    (elsewhere / "result.json").write_text(json.dumps(again))
+    (elsewhere.with_name("1")).mkdir()
+    (elsewhere.with_name("1") / "result.json").write_text(json.dumps(other))
+    more = ("--results", "elsewhere", "--keep", "mnist", "--add")
+    assert command(folder, "table1", *more).returncode == 0
+    what, chosen, runs = keep.read(kept)
+    assert (what, chosen) == first[:2]
+    assert runs == [again, *first[2][1:], other]
+    assert keep.markdown(kept) == kept.with_suffix(".md").read_text()
+    command(folder, "table1", "--results", "elsewhere", "--keep", "mnist")
+    assert len(keep.read(kept)[2]) == 2  # without --add those before are gone
+    assert "holds runs of table1" in command(folder, "methods", "--keep", "mnist", "--add").stderr
+    assert "say --keep NAME" in command(folder, "table1", "--add").stderr

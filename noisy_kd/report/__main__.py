@@ -34,12 +34,15 @@ def main() -> None:
     parser.add_argument("--format", choices=["text", *FORMATS], default="text")
     parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
     parser.add_argument("--keep", metavar="NAME", help="keep the runs' numbers as results/NAME.*")
+    parser.add_argument("--add", action="store_true", help="with --keep: to the runs kept before")
     options = parser.parse_intermixed_args()
     names = [word for word in options.what if "=" not in word and word != "robustness"]
     chosen = settings([word for word in options.what if "=" in word])
     asked = [sweeps.read(name) for name in names]
     if options.plot is not None:
         _check_plot(asked, options.plot)
+    if options.add and options.keep is None:
+        raise InputError("--add adds to kept runs: say --keep NAME as well.")
     found = read(options.results)
     check_settings(chosen, found)
     if "robustness" in options.what:
@@ -58,15 +61,17 @@ def main() -> None:
     if options.plot is not None:
         _plot(asked, found, chosen, options.plot)
     if options.keep is not None:
-        _keep(options.keep, options.what, options.results, chosen)
+        _keep(options.keep, options.what, options.results, chosen, options.add)
 
 
-def _keep(name: str, words: list[str], folder: Path, chosen: Mapping[str, list[Value]]) -> None:
+def _keep(
+    name: str, words: list[str], folder: Path, chosen: Mapping[str, list[Value]], add: bool
+) -> None:
     what = [word for word in words if "=" not in word]
     if len(what) != 1:
         raise InputError("--keep keeps one sweep, or robustness: name one.")
     found = robustness.evaluated(folder) if what[0] == "robustness" else read(folder)
-    keep.keep(name, what[0], found, chosen, Path("results"))
+    keep.keep(name, what[0], found, chosen, Path("results"), add)
     print(f"kept: results/{name}.jsonl")
 
 

@@ -24,7 +24,12 @@ LEFT_OUT = ("directory", "process")  # where and how on one machine
 
 
 def keep(
-    name: str, what: str, found: Sequence[Result], chosen: Mapping[str, list[Value]], folder: Path
+    name: str,
+    what: str,
+    found: Sequence[Result],
+    chosen: Mapping[str, list[Value]],
+    folder: Path,
+    add: bool = False,
 ) -> None:
     """Write the files of a table into a folder, and its part of RESULTS.md above it.
 
@@ -34,24 +39,31 @@ def keep(
         found: results, with ``evaluation`` for ``robustness``.
         chosen: settings that were asked for.
         folder: ``results``.
+        add: to the runs that NAME.jsonl holds already, whose table it stays: a run that it holds
+            gives way to one of the same settings.
 
     Raises:
-        InputError: if there is no run to keep.
+        InputError: if there is no run to keep, or NAME.jsonl holds those of something else.
     """
     runs = _members(what, found, chosen)
     if not runs:
         raise InputError(f"there are no runs of {what} to keep.")
     folder.mkdir(parents=True, exist_ok=True)
-    kept = []
+    file, held = folder / f"{name}.jsonl", []
+    if add and file.exists():
+        was, chosen, held = read(file)
+        if was != what:
+            raise InputError(f"{file} holds runs of {was}, not of {what}: choose another name.")
+    kept = {run["config_hash"]: run for run in held}
     for run in runs:
-        latency = cost.latency_of(run)
-        kept.append({k: v for k, v in run.items() if k not in LEFT_OUT} | latency)
-    lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept)]
-    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    text = markdown(folder / f"{name}.jsonl")
+        own = {k: v for k, v in run.items() if k not in LEFT_OUT}
+        kept[run["config_hash"]] = own | cost.latency_of(run)
+    lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept.values())]
+    file.write_text("\n".join(lines) + "\n")
+    text = markdown(file)
     (folder / f"{name}.md").write_text(text)
     if what != "robustness":
-        _draw(what, kept, chosen, folder / f"{name}.svg")
+        _draw(what, list(kept.values()), chosen, folder / f"{name}.svg")
     above = folder.parent / "RESULTS.md"
     if above.exists():
         above.write_text(with_part(above.read_text(), name, text))
