@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation
+from noisy_kd.runs import LATER
 
 SEED = 2**63 - 1  # the largest
 SCHEDULES = ("constant", "linear", "cosine", "step")
@@ -64,6 +65,7 @@ class Recipe:
     second_teacher: str = ""
     teacher_epochs: int = 1
     teacher_shift: int = 0
+    teacher_batch_norm: bool = False
     student_epochs: int = 1
 
 
@@ -82,6 +84,7 @@ class Teacher:
     subset: int | None = _checked(None, least=1)
     batch_size: int = _checked(64, least=1)
     shift: int = _checked(0, least=0)
+    batch_norm: bool = False
     seed: int = _checked(0, least=0, most=SEED)
 
 
@@ -297,10 +300,8 @@ def identity(config: Config) -> dict[str, Any]:
     if config.data.name == "folder":
         data["content"] = _folder_digest(str(config.data.root))
     teacher = whole["teacher"]
-    if teacher["batch_size"] == data["batch_size"]:
-        del teacher["batch_size"]
-    if not teacher["shift"]:
-        del teacher["shift"]
+    usual = {"batch_size": data["batch_size"], **LATER}
+    teacher = {key: one for key, one in teacher.items() if key not in usual or one != usual[key]}
     if config.teacher.checkpoint is not None:
         teacher = {"checkpoint": file_digest(config.teacher.checkpoint)}
     elif config.method_name in WITHOUT_TEACHER:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
+LATER: dict[str, Any] = {"shift": 0, "batch_norm": False}
+"""Settings of the teacher that came after the first results, and their defaults: at these they are
+left out of what identifies a run or a teacher, so that older results keep their hashes."""
+
 
 def read_result(directory: Path) -> Result | None:
     """The run's result, or None if it has none (yet)."""

@@ -7,7 +7,7 @@ from noisy_kd.data import Digits
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.evaluation import count_errors, predict_logits
 from noisy_kd.method import noise
-from noisy_kd.model.network import build
+from noisy_kd.model.network import build, notation_of
 from noisy_kd.training import store as store_module
 from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.run import check_fit
@@ -44,6 +44,7 @@ def key(config, data, numerics, layers=None):
         "teacher.subset=100",
         "teacher.batch_size=32",
         "teacher.shift=1",
+        "teacher.batch_norm=true",
         "data.batch_size=32",
         "model@teacher=folder_teacher",
     ],
@@ -72,11 +73,26 @@ def test_the_teachers_key_changes_with_data_and_precision_and_with_nothing_else(
     assert key(short(), elsewhere, float32) == base
 
 
-def test_a_teacher_without_moved_images_keeps_the_key_it_had(short, digits, float32):
+@pytest.mark.parametrize(("key", "value"), [("shift", 2), ("batch_norm", True)])
+def test_a_teacher_without_later_settings_keeps_the_key_it_had(short, digits, float32, key, value):
     config = short()
-    assert "shift" not in _made_by(config.teacher, build("FC10", (1, 8, 8)), digits, float32)
-    assert "shift" not in identity(config)["teacher"]
-    assert identity(short("teacher.shift=2"))["teacher"]["shift"] == 2
+    assert key not in _made_by(config.teacher, build("FC10", (1, 8, 8)), digits, float32)
+    assert key not in identity(config)["teacher"]
+    assert identity(short(f"teacher.{key}={value}"))["teacher"][key] == value
+
+
+def test_a_teacher_trained_with_batch_normalisation_is_kept_without(
+    short, digits, float32, tmp_path, store
+):
+    config = short("teacher.batch_norm=true", "teacher.max_epochs=4")
+    teacher = trained_teacher(config, digits, float32, tmp_path)
+    assert notation_of(teacher) == config.teacher.layers
+    assert [*teacher.state_dict()] == [*build(config.teacher.layers, (1, 8, 8)).state_dict()]
+    abouts = [about for _, about, _ in store_module.entries(store)]
+    (about,) = [one for one in abouts if "batch_norm" in one["made_by"]]
+    held_out = digits.validation_table()
+    errors = count_errors(predict_logits(teacher, held_out), digits.images.labels[held_out.rows])
+    assert errors / len(held_out) == about["facts"]["val_error"] < 0.3
 
 
 def test_images_moved_out_of_sight_are_refused_before_any_training(short, digits):

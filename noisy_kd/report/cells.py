@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noisy_kd.report.sweeps import Sweep, Value, canonical, defaults_of, usual_settings
-from noisy_kd.runs import Result
+from noisy_kd.runs import LATER, Result
 
 NOISE = ("method.alpha", "method.sigma")
 ZERO = ("student.dropout", "optimizer.weight_decay")
@@ -146,12 +146,13 @@ def method_of(run: Result) -> str:
 def _settings(run: Result) -> dict[str, Any]:
     """A result's settings, flat, with those of the teacher that it leaves out.
 
-    :func:`noisy_kd.config.identity` leaves out the student's batch size, and a shift of 0.
+    :func:`noisy_kd.config.identity` leaves out the student's batch size, and later settings at
+    their default.
     """
     flat = _flat(run["settings"])
     if "teacher.max_epochs" in flat:
         flat.setdefault("teacher.batch_size", flat["data.batch_size"])
-        flat.setdefault("teacher.shift", 0)
+        flat = {f"teacher.{key}": one for key, one in LATER.items()} | flat
     return flat
 
 

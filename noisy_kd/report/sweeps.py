@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from noisy_kd.errors import InputError
+from noisy_kd.runs import LATER
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 Value = float | str
@@ -125,8 +127,11 @@ def usual_settings(name: str, dataset: str) -> dict[str, Value]:
     found["max_epochs"] = found.pop("trainer.max_epochs")
     given = contents[1].get("recipe", {}) | own.get("recipe", {})
     recipe = {f"${{recipe.{key}}}": one for key, one in given.items()}
+    recipe |= {
+        f"${{oc.select:recipe.teacher_{key},{json.dumps(one)}}}": given.get(f"teacher_{key}", one)
+        for key, one in LATER.items()
+    }
     recipe["${data.batch_size}"] = found["data.batch_size"]
-    recipe["${oc.select:recipe.teacher_shift,0}"] = given.get("teacher_shift", 0)
     found = {
         key: recipe.get(one, one) if isinstance(one, str) else one for key, one in found.items()
     }

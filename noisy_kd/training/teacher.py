@@ -19,7 +19,9 @@ from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.method import family
 from noisy_kd.method.noise import RandomShift
+from noisy_kd.model.batch_norm import folded, with_batch_norm
 from noisy_kd.model.network import build, notation_of
+from noisy_kd.runs import LATER
 from noisy_kd.training import assembly, store
 from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.learner import Learner, Member, fit
@@ -147,7 +149,7 @@ def _made_by(
 ) -> dict[str, Any]:
     """Everything that decides the teacher's weights."""
     return {
-        **({"shift": teacher.shift} if teacher.shift else {}),
+        **{key: getattr(teacher, key) for key in LATER if getattr(teacher, key) != LATER[key]},
         "layers": notation_of(net),
         "data": data.name,
         "images": data.digest,
@@ -177,22 +179,9 @@ def _train(
     logs: Path,
 ) -> dict[str, Any]:
     teacher = config.teacher
-    optimizer = assembly.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
-    method = replace(
-        family.supervised(),
-        labels=assembly.method(config).teacher_labels,
-        input=RandomShift(teacher.shift) if teacher.shift else None,
-    )
-    member = Member(net, method, teacher.seed, optimizer, teacher.schedule)
-    learner = Learner(
-        [member],
-        data.training_table(teacher.subset, "teacher.subset"),
-        data.validation_table(),
-        None,
-        teacher.batch_size,
-        teacher.max_epochs,
-        numerics,
-    )
+    if teacher.batch_norm:
+        net = with_batch_norm(net)
+    learner = _learner(config, data, numerics, net)
     best = BestEpoch()
     resume = Resume([work / "last.ckpt"], best, [work.name])
     loggers = assembly.loggers(config, logs, prefix="teacher")
@@ -211,4 +200,28 @@ def _train(
         "epoch": chosen.epoch,
         "seconds": round(learner.seconds_trained, 1),
     }
-    return {"tensors": {k: v.cpu() for k, v in chosen.weights.items()}, "facts": facts}
+    net.load_state_dict(chosen.weights)
+    weights = folded(net).state_dict()
+    return {"tensors": {k: v.cpu() for k, v in weights.items()}, "facts": facts}
+
+
+def _learner(
+    config: Config, data: ImageDataModule, numerics: Numerics, net: nn.Sequential
+) -> Learner:
+    """The supervised training of the net on the teacher's own terms."""
+    teacher = config.teacher
+    method = replace(
+        family.supervised(),
+        labels=assembly.method(config).teacher_labels,
+        input=RandomShift(teacher.shift) if teacher.shift else None,
+    )
+    optimizer = assembly.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
+    return Learner(
+        [Member(net, method, teacher.seed, optimizer, teacher.schedule)],
+        data.training_table(teacher.subset, "teacher.subset"),
+        data.validation_table(),
+        None,
+        teacher.batch_size,
+        teacher.max_epochs,
+        numerics,
+    )
