@@ -70,6 +70,19 @@ def test_a_row_has_mean_spread_improvement_paired_test_and_the_papers_number(tab
     assert (noisy["paper %"], noisy["paper impr."]) == ("0.96", "+1.0 %")
 
 
+def test_a_table_says_how_good_its_teacher_is_or_its_teachers(table1):
+    def told(*errors):
+        taught = [
+            run | {"teacher_test_error": error}
+            for run, error in zip(table1, errors * len(table1), strict=False)
+        ]
+        return tables.table(sweeps.read("table1"), only("table1", taught)).notes[0]
+
+    assert told(0.0069) == "mnist, lenet (0.69 % test error) -> fc800, 30 epochs."
+    assert "lenet (0.69 to 0.75 % test error)" in told(0.0075, 0.0069, 0.007)
+    assert told(None) == "mnist, lenet -> fc800, 30 epochs."
+
+
 def test_noise_is_compared_with_the_best_settings_without_it_too():
     """Chosen by the validation error, not by the test error."""
     common = ("data=mnist", "data.subset=1000", "data.val_size=2000", "trainer.max_epochs=200")

@@ -91,10 +91,14 @@ def words(settings: Mapping[str, Value]) -> str:
 
 
 def _what(block: Block) -> str:
-    """Data, networks and length of the runs."""
-    run = next(run for cell in block.cells for run in cell.runs.values())
-    epochs = f"{run['settings']['max_epochs']:g} epochs"
-    return f"{run['dataset']}, {run['teacher']} -> {run['student']}, {epochs}."
+    """Data, networks, the teacher's test error, and length of the runs."""
+    runs = [run for cell in block.cells for run in cell.runs.values()]
+    first, taught = runs[0], [run for run in runs if run["teacher"] == runs[0]["teacher"]]
+    errors = {run.get("teacher_test_error") for run in taught} - {None}
+    ends = dict.fromkeys(f"{100 * end:.2f}" for end in (min(errors), max(errors))) if errors else {}
+    teacher = first["teacher"] + (f" ({' to '.join(ends)} % test error)" if ends else "")
+    epochs = f"{first['settings']['max_epochs']:g} epochs"
+    return f"{first['dataset']}, {teacher} -> {first['student']}, {epochs}."
 
 
 def best_table(sweep: Sweep, block: Block) -> Table | None:
