@@ -91,3 +91,4 @@ def test_the_data_set_of_the_docs_is_trained_on(short, tmp_path, monkeypatch):
     composed = compose(["data=letters"])
     assert composed.data.name == "letters"
     assert (composed.teacher.max_epochs, composed.teacher.shift) == (3, 0)
+    assert not composed.teacher.batch_norm

@@ -80,6 +80,10 @@ def test_a_table_says_how_good_its_teacher_is_or_its_teachers(table1):
 
     assert told(0.0069) == "mnist, lenet (0.69 % test error) -> fc800, 30 epochs."
     assert "lenet (0.69 to 0.75 % test error)" in told(0.0075, 0.0069, 0.007)
+    elsewhere = result(0.2, "data=svhn") | {"teacher": "lenet", "teacher_test_error": 0.5}
+    block = only("table1", [run | {"teacher_test_error": 0.0069} for run in table1])
+    block.cells[-1].runs[5] = elsewhere
+    assert "lenet (0.69 % test error)" in tables.table(sweeps.read("table1"), block).notes[0]
     assert told(None) == "mnist, lenet -> fc800, 30 epochs."
 
 
@@ -548,24 +552,52 @@ def test_kept_results_give_the_same_page_again(folder):
     assert command(folder, "table3", "--keep", "table3").returncode == 2
 
 
-def test_runs_are_added_to_those_that_are_kept(folder):
+def other_day(folder, *found):
+    """Some results in a folder of their own; the options that add them to results/mnist.jsonl."""
+    place = folder / f"day{len(list(folder.glob('day*')))}"
+    for i, run in enumerate(found):
+        (place / str(i)).mkdir(parents=True)
+        (place / str(i) / "result.json").write_text(json.dumps(run))
+    return "--results", str(place), "--keep", "mnist", "--add"
+
+
+def test_runs_are_added_to_those_that_are_kept(folder, table1):
     assert command(folder, "table1", "seed=1", "--keep", "mnist").returncode == 0
     kept = folder / "results" / "mnist.jsonl"
-    first = keep.read(kept)
-    elsewhere = folder / "elsewhere" / "0"
-    elsewhere.mkdir(parents=True)
-    again = first[2][0] | {"test_errors": 0, "test_error": 0.0}
-    other = first[2][1] | {"seed": 99, "config_hash": "0123abcd"}
-    (elsewhere / "result.json").write_text(json.dumps(again))
-    (elsewhere.with_name("1")).mkdir()
-    (elsewhere.with_name("1") / "result.json").write_text(json.dumps(other))
-    more = ("--results", "elsewhere", "--keep", "mnist", "--add")
-    assert command(folder, "table1", *more).returncode == 0
+    _, _, first = keep.read(kept)
+    more = [run for run in table1 if run["seed"] == 2]
+    again = first[0] | {"test_error": 0.5}
+    done = command(folder, "table1", "seed=1,2", *other_day(folder, again, *more))
+    assert done.returncode == 0, done.stderr
     what, chosen, runs = keep.read(kept)
-    assert (what, chosen) == first[:2]
-    assert runs == [again, *first[2][1:], other]
-    assert keep.markdown(kept) == kept.with_suffix(".md").read_text()
-    command(folder, "table1", "--results", "elsewhere", "--keep", "mnist")
-    assert len(keep.read(kept)[2]) == 2  # without --add those before are gone
-    assert "holds runs of table1" in command(folder, "methods", "--keep", "mnist", "--add").stderr
+    assert (what, chosen) == ("table1", {"seed": [1, 2]})
+    assert runs == [again, *first[1:], *more]
+    text = kept.with_suffix(".md").read_text()
+    assert "| 0 | 25.60 | 34.51 | 2 | baseline |" in text  # of 50 % and 1.2 %
+    assert keep.markdown(kept) == text
+    assert command(folder, "table1", *other_day(folder, again)).returncode == 0
+    assert keep.read(kept)[1] == {}  # of any seed
+    command(folder, "table1", "seed=1", "--keep", "mnist")
+    assert keep.read(kept)[2] == first  # without --add those before are gone
+
+
+def test_what_would_spoil_kept_runs_is_not_added(folder):
+    assert command(folder, "table1", "seed=1", "--keep", "mnist").returncode == 0
+    kept = folder / "results" / "mnist.jsonl"
+    before = kept.read_text()
+    _, _, (run, *_) = keep.read(kept)
+    failed = {k: v for k, v in run.items() if "error" not in k} | {"status": "failed"}
+    assert command(folder, "table1", "seed=1", *other_day(folder, failed)).returncode == 0
+    assert kept.read_text() == before
+    other = command(folder, "table1", "method.sigma=0", *other_day(folder, run))
+    assert "holds runs of other settings (the usual ones)" in other.stderr
+    assert "holds runs of table1" in command(folder, "methods", *other_day(folder, run)).stderr
     assert "say --keep NAME" in command(folder, "table1", "--add").stderr
+    assert kept.read_text() == before
+
+
+def test_a_run_is_kept_with_each_of_its_evaluations(table1, tmp_path):
+    run = table1[0] | {"input_shape": [1, 28, 28]}
+    found = [run | {"evaluation": {"images": images}} for images in (500, 10_000)]
+    keep.keep("robust", "robustness", found, {}, tmp_path)
+    assert len(keep.read(tmp_path / "robust.jsonl")[2]) == 2

@@ -18,6 +18,7 @@ from noisy_kd.errors import InputError
 from noisy_kd.report import cells, cost, page, robustness, sweeps
 from noisy_kd.report.sweeps import Value
 from noisy_kd.report.tables import as_markdown
+from noisy_kd.report.tables import text as text_of
 from noisy_kd.runs import Result
 
 LEFT_OUT = ("directory", "process")  # where and how on one machine
@@ -39,8 +40,8 @@ def keep(
         found: results, with ``evaluation`` for ``robustness``.
         chosen: settings that were asked for.
         folder: ``results``.
-        add: to the runs that NAME.jsonl holds already, whose table it stays: a run that it holds
-            gives way to one of the same settings.
+        add: to the runs that NAME.jsonl holds already; one of the same settings gives way, if the
+            new one has not failed.
 
     Raises:
         InputError: if there is no run to keep, or NAME.jsonl holds those of something else.
@@ -49,15 +50,16 @@ def keep(
     if not runs:
         raise InputError(f"there are no runs of {what} to keep.")
     folder.mkdir(parents=True, exist_ok=True)
-    file, held = folder / f"{name}.jsonl", []
+    file = folder / f"{name}.jsonl"
+    kept: dict[Any, Result] = {}
     if add and file.exists():
-        was, chosen, held = read(file)
-        if was != what:
-            raise InputError(f"{file} holds runs of {was}, not of {what}: choose another name.")
-    kept = {run["config_hash"]: run for run in held}
+        was, asked, held = read(file)
+        chosen = _joined((was, asked), (what, chosen), file)
+        kept = {_key(run): run for run in held}
     for run in runs:
         own = {k: v for k, v in run.items() if k not in LEFT_OUT}
-        kept[run["config_hash"]] = own | cost.latency_of(run)
+        if run["status"] != "failed" or _key(run) not in kept:
+            kept[_key(run)] = own | cost.latency_of(run)
     lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept.values())]
     file.write_text("\n".join(lines) + "\n")
     text = markdown(file)
@@ -67,6 +69,29 @@ def keep(
     above = folder.parent / "RESULTS.md"
     if above.exists():
         above.write_text(with_part(above.read_text(), name, text))
+
+
+def _key(run: Result) -> tuple[str, int | None]:
+    """What tells kept runs apart; one may be there with several evaluations."""
+    return run["config_hash"], run.get("evaluation", {}).get("images")
+
+
+def _joined(
+    held: tuple[str, Mapping[str, list[Value]]],
+    more: tuple[str, Mapping[str, list[Value]]],
+    file: Path,
+) -> dict[str, list[Value]]:
+    """The settings of kept runs and of those that come to them: only their seeds may differ."""
+    if held[0] != more[0]:
+        raise InputError(f"{file} holds runs of {held[0]}, not of {more[0]}: take another name.")
+    first, second = ({k: v for k, v in one.items() if k != "seed"} for _, one in (held, more))
+    if first != second:
+        told = " ".join(f"{key}={','.join(map(text_of, one))}" for key, one in first.items())
+        raise InputError(f"{file} holds runs of other settings ({told or 'the usual ones'}).")
+    seeds, new = held[1].get("seed"), more[1].get("seed")
+    if seeds is None or new is None:  # one of them is of all seeds
+        return first
+    return first | {"seed": list(dict.fromkeys([*seeds, *new]))}
 
 
 def read(file: Path) -> tuple[str, dict[str, list[Value]], list[Result]]:

@@ -93,8 +93,9 @@ def words(settings: Mapping[str, Value]) -> str:
 def _what(block: Block) -> str:
     """Data, networks, the teacher's test error, and length of the runs."""
     runs = [run for cell in block.cells for run in cell.runs.values()]
-    first, taught = runs[0], [run for run in runs if run["teacher"] == runs[0]["teacher"]]
-    errors = {run.get("teacher_test_error") for run in taught} - {None}
+    first, same = runs[0], ("dataset", "teacher")
+    taught = [run for run in runs if all(run[key] == first[key] for key in same)]
+    errors = [e for run in taught if (e := run.get("teacher_test_error")) is not None]
     ends = dict.fromkeys(f"{100 * end:.2f}" for end in (min(errors), max(errors))) if errors else {}
     teacher = first["teacher"] + (f" ({' to '.join(ends)} % test error)" if ends else "")
     epochs = f"{first['settings']['max_epochs']:g} epochs"
