@@ -369,6 +369,8 @@ def _explain(error: OmegaConfBaseException) -> str:
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), "")
     if "Missing mandatory value" in lines[0]:
         return f"{lines[0].rpartition(' ')[2]} has no value: give it one."
+    if "Incompatible value 'None'" in lines[0]:
+        return f"{key} must have a value: it cannot be null."
     if "not in" in lines[0]:
         return f"{key} is not a key of this configuration; `python train.py --help` lists them."
     if "could not be converted to" in lines[0]:

@@ -33,6 +33,8 @@ ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors
 INT8 = ("dynamic", "static")
 NO_ONNX = "ONNX needs packages: pip install 'noisy-kd[export]'."
 ONNX = {"exported": "student, ONNX Runtime", "int8": "student, ONNX Runtime, int8"}
+ABOUT = {"layers": "student_layers", "classes": "classes", "input_shape": "input_shape"}
+"""What a file's metadata call it, and what a result does."""
 CALIBRATION = 256  # training images that static quantisation looks at
 BATCHES = (1, 64)
 PREDICT = 250  # images at a time
@@ -76,7 +78,8 @@ def export(
         What was measured; it is in the model card too.
 
     Raises:
-        InputError: without a finished student, or without the packages of the extra.
+        InputError: without a finished student, without the packages of the extra, or if the
+            output's folder cannot be made.
     """
     from torch import nn
 
@@ -84,17 +87,15 @@ def export(
 
     net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
     result = runs.read_result(directory) or {}
-    model = (nn.Sequential(preprocessing, net) if with_preprocessing else net).eval()
-    takes = nn.Identity() if with_preprocessing else preprocessing
-    about = {
-        "layers": result["student_layers"],
-        "classes": result["classes"],
-        "input_shape": result["input_shape"],
-        "preprocessing": type(preprocessing).__name__ if with_preprocessing else "",
-    }
+    about = {key: result[its_key] for key, its_key in ABOUT.items()} | {"preprocessing": ""}
+    model, takes = net.eval(), preprocessing
+    if with_preprocessing:
+        model, takes = nn.Sequential(preprocessing, net).eval(), nn.Identity()
+        about["preprocessing"] = type(preprocessing).__name__
+    files = {"exported": output or directory / f"student{ENDINGS[form]}"}
+    _make_folder(files["exported"].parent)
     data = load_data(directory)
     example = takes(data.test_images.pixels[:2])
-    files = {"exported": output or directory / f"student{ENDINGS[form]}"}
     _write(form, model, example, files["exported"], about)
     if int8 is not None:
         files["int8"] = files["exported"].with_name(f"{files['exported'].stem}-int8.onnx")
@@ -103,9 +104,7 @@ def export(
     facts: dict[str, Any] = {"result": result, "about": about, "int8_kind": int8}
     facts |= _checks(files, net, preprocessing, takes, data)
     onnx = {name: files[kind] for kind, name in ONNX.items() if kind in files and form == "onnx"}
-    facts["latency"] = latencies(directory, data, model, example, onnx)
-    known = runs.read_json(directory / "latency.json") or {}  # of other forms
-    (directory / "latency.json").write_text(json.dumps(known | facts["latency"], indent=1) + "\n")
+    facts["latency"] = _kept_latencies(directory, data, model, example, onnx)
     card = files["exported"].with_name(f"{files['exported'].name}.md")
     card.write_text(model_card(facts))
     return {**facts, "card": str(card)}
@@ -211,10 +210,29 @@ def told(facts: dict[str, Any]) -> list[str]:
     return [*lines, f"model card: {facts['card']}"]
 
 
+def _kept_latencies(
+    directory: Path, data: ImageDataModule, model: nn.Module, example: Tensor, onnx: dict[str, Path]
+) -> dict[str, Any]:
+    """Measured, and written beside those of the run's other forms."""
+    measured = latencies(directory, data, model, example, onnx)
+    file = directory / "latency.json"
+    known = runs.read_json(file) or {}
+    file.write_text(json.dumps(known | measured, indent=1) + "\n")
+    return measured
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror}): choose another --output."
+        ) from error
+
+
 def _write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[str, Any]) -> None:
     import torch
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     batch = {0: torch.export.Dim("batch", min=1)}
     if form == "safetensors":
         from safetensors.torch import save_file

@@ -158,6 +158,7 @@ def test_data_sets_choose_their_networks_and_noise():
         (["student.layers=FC9999999999999-FC10"], "at most"),
         (["student.layers=[C5(S1P2)@4"], "quote a value with brackets twice"),
         (["seed=x"], "seed=x must be of the kind integer"),
+        (["seed=null"], "seed must have a value"),
         (["data.seed=-1"], "data.seed=-1"),
         (["data.batch_size=0"], "data.batch_size=0 must be at least 1"),
         (["trainer.max_epochs=0"], "trainer.max_epochs=0"),

@@ -53,6 +53,12 @@ def test_every_form_is_the_same_student(form, with_preprocessing, finished, tmp_
     assert any("teacher, torch, batch 64" in name for name in facts["latency"])
 
 
+def test_an_output_that_cannot_be_is_refused_at_once(finished, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="choose another --output"):
+        export(finished, output=tmp_path / "file" / "student.onnx")
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_int8_comes_with_its_error(kind, finished, tmp_path):
     facts = export(finished, "onnx", True, kind, tmp_path / "student.onnx")
