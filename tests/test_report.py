@@ -362,6 +362,20 @@ def test_plots(name, kind, tmp_path):
     assert (tmp_path / f"plot{kind}").stat().st_size > 5000
 
 
+def test_a_curve_has_a_gap_where_a_cell_is_missing():
+    from matplotlib.figure import Figure
+
+    plot = Figure().subplots()
+    known, alone = spread({0: 1.0, 1: 3.0}), spread({0: 5.0})
+    plots._line(plot, [(0.2, None), (0.1, known), (0.3, alone)], "", 0)
+    x, y = plot.lines[0].get_data()
+    assert list(x) == [0.1, 0.2, 0.3]
+    assert [y[0], y[2]] == [2, 5]
+    assert math.isnan(y[1])
+    plots._line(plot, [(0.1, None)], "", 1)
+    assert len(plot.containers) == 1  # nothing to draw, nothing in the legend
+
+
 def test_plots_refuse_what_they_cannot_draw(table1, tmp_path):
     sweep = sweeps.read("table1")
     with pytest.raises(InputError, match=r"\.png or \.svg"):

@@ -1,14 +1,15 @@
-"""A sweep as a figure: error against the axis with a band, the paper's curve, differences."""
+"""A sweep as a figure: error against the axis with its spread, the paper's curve, differences."""
 
 from __future__ import annotations
 
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisy_kd.errors import InputError
 from noisy_kd.report import tables
 from noisy_kd.report.cells import Block, Cell
-from noisy_kd.report.statistics import paired, spread
+from noisy_kd.report.statistics import Spread, paired, spread
 from noisy_kd.report.sweeps import Sweep, Value
 
 if TYPE_CHECKING:
@@ -58,10 +59,8 @@ def _curves(plot: Axes, sweep: Sweep, block: Block, axis: str) -> None:
     for cell in block.cells:
         lines.setdefault(tuple(v for k, v in cell.key.items() if k != axis), []).append(cell)
     for i, (name, cells) in enumerate(lines.items()):
-        done = [(float(cell.key[axis]), spread(cell.errors())) for cell in cells if cell.done]
-        points = [(x, one.mean, one.deviation or 0.0) for x, one in done if one is not None]
         label = ", ".join(tables.text(one) for one in name)
-        _line(plot, sorted(points), label or "measured", f"C{i}")
+        _line(plot, [(float(cell.key[axis]), spread(cell.errors())) for cell in cells], label, i)
         paper = [(float(cell.key[axis]), tables.printed(sweep, cell)) for cell in cells]
         known = [(x, number) for x, number in paper if number is not None]
         if len(known) > 1:
@@ -81,14 +80,14 @@ def _scale(axis: str) -> dict[str, Any]:
     return {"linthresh": 1e-6} if axis.endswith("decay") else {"base": 2}
 
 
-def _line(plot: Axes, points: list[tuple[float, float, float]], label: str, color: str) -> None:
-    if not points:
+def _line(plot: Axes, cells: list[tuple[float, Spread | None]], name: str, number: int) -> None:
+    """Means with standard deviations, joined where no cell between them is missing."""
+    if not any(one for _, one in cells):
         return
-    x, mean, deviation = zip(*points, strict=True)
-    plot.plot(x, mean, "o-", color=color, label=f"{label} (mean ± s.d.)")
-    low = [m - d for m, d in zip(mean, deviation, strict=True)]
-    high = [m + d for m, d in zip(mean, deviation, strict=True)]
-    plot.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+    points = [(x, one.mean if one else nan, (one and one.deviation) or 0.0) for x, one in cells]
+    x, mean, deviation = zip(*sorted(points), strict=True)
+    label = f"{name or 'measured'} (mean ± s.d.)"
+    plot.errorbar(x, mean, deviation, fmt="o-", capsize=3, color=f"C{number}", label=label)
 
 
 def _heat_map(plot: Axes, block: Block, axes: list[str]) -> None:
