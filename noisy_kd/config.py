@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation
-from noisy_kd.runs import LATER
+from noisy_kd.runs import OMITTED_AT_DEFAULT
 
 SEED = 2**63 - 1  # the largest
 SCHEDULES = ("constant", "linear", "cosine", "step")
@@ -301,7 +301,7 @@ def identity(config: Config) -> dict[str, Any]:
     if config.data.name == "folder":
         data["content"] = _folder_digest(str(config.data.root))
     teacher = whole["teacher"]
-    usual = {"batch_size": data["batch_size"], **LATER}
+    usual = {"batch_size": data["batch_size"], **OMITTED_AT_DEFAULT}
     teacher = {key: one for key, one in teacher.items() if key not in usual or one != usual[key]}
     if config.teacher.checkpoint is not None:
         teacher = {"checkpoint": file_digest(config.teacher.checkpoint)}

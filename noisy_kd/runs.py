@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
-LATER: dict[str, Any] = {"shift": 0, "batch_norm": False}
-"""Settings of the teacher that came after the first results, and their defaults: at these they are
-left out of what identifies a run or a teacher, so that older results keep their hashes."""
+OMITTED_AT_DEFAULT: dict[str, Any] = {"shift": 0, "batch_norm": False}
+"""Settings of the teacher and their defaults, at which they are left out of what identifies a run
+or a teacher: they came after the first results, which so keep their hashes."""
 
 
 def read_result(directory: Path) -> Result | None:

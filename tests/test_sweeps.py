@@ -7,8 +7,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from noisy_kd.config import CONF, SWEEPS, read, register_resolvers, run_name
+from noisy_kd.config import CONF, SWEEPS, identity, read, register_resolvers, run_name
 from noisy_kd.plugins import add_to_path
+from noisy_kd.report import cells, sweeps
 
 NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml") if file.stem != "search")
 add_to_path()
@@ -30,6 +31,22 @@ def test_every_cell_composes_and_has_a_directory_of_its_own(name):
             overrides = [f"{k}={v}" for k, v in zip(axes, cell, strict=True)]
             names.add(run_name(read(compose(name, overrides))))
     assert len(names) == len(cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_report_knows_its_usual_settings_as_hydra_composes_them(name):
+    """It reads the files without Hydra, to start at once."""
+    register_resolvers()
+    axes = {key: values[0] for key, values in grid(name).items() if len(values) == 1}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = read(compose(name, [f"{key}={one}" for key, one in axes.items()]))
+    known = sweeps.usual_settings(name, config.data.name)
+    assert known["model@student"] == config.student_name
+    made = cells.protocol({"settings": identity(config)}, axes)
+    shared = made.keys() & known.keys()
+    assert {key: known[key] for key in shared} == {key: made[key] for key in shared}
+    unknown = {key for key in made.keys() - shared if not key.startswith("method.")}
+    assert unknown <= {"teacher.layers", "student.layers"}
 
 
 @pytest.mark.parametrize("name", NAMES)

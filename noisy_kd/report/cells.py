@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noisy_kd.report.sweeps import Sweep, Value, canonical, defaults_of, usual_settings
-from noisy_kd.runs import LATER, Result
+from noisy_kd.runs import OMITTED_AT_DEFAULT, Result
 
 NOISE = ("method.alpha", "method.sigma")
 ZERO = ("student.dropout", "optimizer.weight_decay")
@@ -152,7 +152,7 @@ def _settings(run: Result) -> dict[str, Any]:
     flat = _flat(run["settings"])
     if "teacher.max_epochs" in flat:
         flat.setdefault("teacher.batch_size", flat["data.batch_size"])
-        flat = {f"teacher.{key}": one for key, one in LATER.items()} | flat
+        flat = {f"teacher.{key}": one for key, one in OMITTED_AT_DEFAULT.items()} | flat
     return flat
 
 
@@ -379,7 +379,7 @@ def _is_papers(sweep: Sweep, chosen: Mapping[str, list[Value]], run: Result | No
         return False
     if run is None:
         return chosen.get("data", [sweep.dataset]) == [sweep.dataset]
-    usual = defaults_of("", sweep.dataset)
+    usual = defaults_of("noisy_teacher", sweep.dataset)
     student = "model@student" in sweep.axes or run["student"] == usual["model@student"]
     taught = {"model@teacher", "method.teachers", "method"} & set(sweep.axes)
     teacher = bool(taught) or run["teacher"] == usual["model@teacher"]

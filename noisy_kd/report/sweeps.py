@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from noisy_kd.errors import InputError
-from noisy_kd.runs import LATER
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
+CONF = SWEEPS.parent / "conf"
 Value = float | str
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -71,28 +75,7 @@ def read(name: str) -> Sweep:
 @cache
 def defaults_of(method: str, dataset: str) -> dict[str, Value]:
     """What the files of a method and a data set give: the method's keys, and the networks."""
-    conf = SWEEPS.parent / "conf"
-    found: dict[str, Any] = {}
-    data = conf / "data" / f"{dataset}.yaml"
-    content = yaml.load(data.read_text(), Loader) if data.exists() else {"defaults": []}
-    for entry in content["defaults"]:
-        key, name = next(iter(entry.items()))
-        found[f"model@{key.rpartition('.')[2]}"] = name
-    recipe = content.get("recipe", {})
-    found |= {f"method.{key}": recipe[key] for key in ("alpha", "sigma") if key in recipe}
-    file = conf / "method" / f"{method}.yaml"
-    for key, one in (yaml.load(file.read_text(), Loader) if file.exists() else {}).items():
-        if isinstance(one, str) and one.startswith("${recipe."):
-            one = recipe.get(one[len("${recipe.") : -1])
-        if not isinstance(one, list):
-            found[f"method.{key}"] = one
-    return {key: canonical(one) for key, one in found.items()}
-
-
-def _overridden(content: dict[str, Any]) -> dict[str, str]:
-    """Group -> name, as a sweep's file has them in its defaults."""
-    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
-    return {k.removeprefix("override "): str(v) for entry in entries for k, v in entry.items()}
+    return _networks(dataset) | _section(_composed(dataset, method=method), "method")
 
 
 @cache
@@ -102,40 +85,61 @@ def usual_settings(name: str, dataset: str) -> dict[str, Value]:
     The keys are those of a result's settings, without the method's, and ``model@student``,
     ``model@teacher``; what the sweep's own file says is taken before the defaults.
     """
-    conf, file = SWEEPS.parent / "conf", SWEEPS / f"{name}.yaml"
-    data = conf / "data" / f"{dataset}.yaml"
-    if not data.exists():
+    if not (CONF / "data" / f"{dataset}.yaml").exists():
         return {}
-    own = yaml.load(file.read_text(), Loader)
-    groups = {"optimizer": "adam", "trainer": "default"} | _overridden(own)
-    files = (conf / "config.yaml", data)
-    contents = [yaml.load(one.read_text(), Loader) for one in files]
-    for group in ("optimizer", "trainer"):
-        text = (conf / group / f"{groups[group]}.yaml").read_text()
-        contents.append({group: yaml.load(text, Loader)})
-    contents.append(own)
-    nets = {key: one for key, one in defaults_of("", dataset).items() if key.startswith("model@")}
-    found: dict[str, Any] = nets | {k: v for k, v in groups.items() if k.startswith("model@")}
-    found |= {"patience": None}
-    for content in contents:
-        for group in ("data", "teacher", "student", "optimizer", "trainer"):
-            found |= {f"{group}.{key}": one for key, one in (content.get(group) or {}).items()}
-        found |= {
-            key: content[key] for key in ("precision", "fast", "deterministic") if key in content
-        }
+    own = _yaml(SWEEPS / f"{name}.yaml")
+    composed = _composed(dataset, own=own)
+    found: dict[str, Value] = {"patience": "null", **_networks(dataset)}
+    found |= {key: one for key, one in _overridden(own).items() if key.startswith("model@")}
+    for group in ("data", "teacher", "student", "optimizer", "trainer"):
+        found |= _section(composed, group)
+    for key in ("precision", "fast", "deterministic"):
+        found[key] = canonical(composed[key])
     found |= {key: values[0] for key, values in read(name).axes.items() if len(values) == 1}
     found["max_epochs"] = found.pop("trainer.max_epochs")
-    given = contents[1].get("recipe", {}) | own.get("recipe", {})
-    recipe = {f"${{recipe.{key}}}": one for key, one in given.items()}
-    recipe |= {
-        f"${{oc.select:recipe.teacher_{key},{json.dumps(one)}}}": given.get(f"teacher_{key}", one)
-        for key, one in LATER.items()
-    }
-    recipe["${data.batch_size}"] = found["data.batch_size"]
-    found = {
-        key: recipe.get(one, one) if isinstance(one, str) else one for key, one in found.items()
-    }
-    return {key: canonical(one) for key, one in found.items() if "${" not in str(one)}
+    return found
+
+
+def _composed(
+    dataset: str, method: str = "", own: Mapping[str, Any] = MappingProxyType({})
+) -> DictConfig:
+    """What Hydra makes of the files of ``conf/`` and a sweep's own, without its start-up time."""
+    groups = {"optimizer": "adam", "trainer": "default"} | _overridden(own)
+    parts = [_yaml(CONF / "config.yaml"), _yaml(CONF / "data" / f"{dataset}.yaml")]
+    for group in ("optimizer", "trainer"):
+        parts.append({group: _yaml(CONF / group / f"{groups[group]}.yaml")})
+    parts += [{"method": _yaml(CONF / "method" / f"{method}.yaml")}, dict(own)]
+    composed = OmegaConf.unsafe_merge(*parts)
+    assert isinstance(composed, DictConfig)
+    return composed
+
+
+def _section(composed: DictConfig, group: str) -> dict[str, Value]:
+    """A group's keys and values but lists; those that refer to what is not there are left out."""
+    found: dict[str, Value] = {}
+    for key in composed[group]:
+        with suppress(InterpolationResolutionError):
+            if not OmegaConf.is_list(one := composed[group][key]):
+                found[f"{group}.{key}"] = canonical(one)
+    return found
+
+
+def _networks(dataset: str) -> dict[str, Value]:
+    """A data set's ``model@teacher`` and ``model@student``."""
+    entries = _yaml(CONF / "data" / f"{dataset}.yaml").get("defaults", [])
+    chosen = _overridden({"defaults": entries})
+    return {f"model@{key.rpartition('.')[2]}": one for key, one in chosen.items()}
+
+
+def _overridden(content: Mapping[str, Any]) -> dict[str, str]:
+    """Group -> name, as a file has them in its defaults."""
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    return {k.removeprefix("override "): str(v) for entry in entries for k, v in entry.items()}
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    """A file's content; nothing if there is no such file."""
+    return yaml.load(file.read_text(), Loader) or {} if file.exists() else {}
 
 
 def split(values: str) -> list[Value]:

@@ -21,7 +21,7 @@ from noisy_kd.method import family
 from noisy_kd.method.noise import RandomShift
 from noisy_kd.model.batch_norm import folded, with_batch_norm
 from noisy_kd.model.network import build, notation_of
-from noisy_kd.runs import LATER
+from noisy_kd.runs import OMITTED_AT_DEFAULT
 from noisy_kd.training import assembly, store
 from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.learner import Learner, Member, fit
@@ -149,7 +149,11 @@ def _made_by(
 ) -> dict[str, Any]:
     """Everything that decides the teacher's weights."""
     return {
-        **{key: getattr(teacher, key) for key in LATER if getattr(teacher, key) != LATER[key]},
+        **{
+            key: getattr(teacher, key)
+            for key, usual in OMITTED_AT_DEFAULT.items()
+            if getattr(teacher, key) != usual
+        },
         "layers": notation_of(net),
         "data": data.name,
         "images": data.digest,
