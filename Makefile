@@ -1,8 +1,9 @@
 # make train          set up and train (arguments: make train ARGS="data=mnist seed=2")
 # make test           set up and test (real data: NOISY_KD_DATA=DIR make test)
-# make results        tables again, from nothing: make results TABLE="table1 readings" SEEDS=0,1,2,3,4
-# make cifar10        all tables on CIFAR-10 (days on two cores)
+# make results        replaces tables in results/: make results TABLE="table1 readings" SEEDS=0,1,2,3,4
+# make cifar10        the paper's tables on CIFAR-10, likewise (days on two cores)
 # make lint           style and types
+# make clean          removes .venv and the store of teachers and logits
 
 PYTHON ?= python3
 BIN := .venv/bin

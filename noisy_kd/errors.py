@@ -57,7 +57,7 @@ def one_line(error: BaseException) -> str:
         names = ", ".join(names.partition("Config search path")[0].split())
         wanted = missing.rpartition("/")[2].rstrip("'")
         if wanted == "optuna":
-            return "a search needs Optuna: pip install 'noisy-kd[search]'."
+            return "a search needs Optuna: pip install -e '.[search]'."
         return f"there is no {group.strip(chr(39))} named {wanted}: choose {names}."
     if text.startswith("Cannot find primary config"):
         return text.partition(" Check that")[0]

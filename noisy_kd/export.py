@@ -2,7 +2,7 @@
 
 Writes the student beside its result, checks it against the original on the whole test set, measures
 its size and latency beside the teacher's, and writes a model card. ``--with-preprocessing`` makes
-it take uint8 images; else it takes preprocessed ones. Needs ``pip install 'noisy-kd[export]'``.
+it take uint8 images; else it takes preprocessed ones. Needs ``pip install -e '.[export]'``.
 
 Shapes: B images, C channels, H x W pixels, K classes.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
 INT8 = ("dynamic", "static")
-NO_ONNX = "ONNX needs packages: pip install 'noisy-kd[export]'."
+NO_ONNX = "ONNX needs packages: pip install -e '.[export]'."
 ONNX = {"exported": "student, ONNX Runtime", "int8": "student, ONNX Runtime, int8"}
 ABOUT = {"layers": "student_layers", "classes": "classes", "input_shape": "input_shape"}
 """What a file's metadata call it, and what a result does."""
@@ -83,6 +83,7 @@ def export(
     """
     from torch import nn
 
+    from noisy_kd.data.preprocess import kind_of
     from noisy_kd.training.finished import load_data
 
     net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
@@ -91,7 +92,7 @@ def export(
     model, takes = net.eval(), preprocessing
     if with_preprocessing:
         model, takes = nn.Sequential(preprocessing, net).eval(), nn.Identity()
-        about["preprocessing"] = type(preprocessing).__name__
+        about["preprocessing"] = kind_of(preprocessing)
     files = {"exported": output or directory / f"student{ENDINGS[form]}"}
     _make_folder(files["exported"].parent)
     data = load_data(directory)
@@ -138,7 +139,7 @@ def load_safetensors(file: Path) -> nn.Module:
     from safetensors import safe_open
     from torch import nn
 
-    from noisy_kd.data import preprocess
+    from noisy_kd.data.preprocess import restored
     from noisy_kd.model import notation
     from noisy_kd.model.network import build
 
@@ -147,15 +148,16 @@ def load_safetensors(file: Path) -> nn.Module:
         weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     if "layers" not in about:
         raise InputError(f"{file} was not written by python -m noisy_kd.export.")
-    named = notation.parse(about["layers"])[0]
+    named, first = notation.parse(about["layers"])[0], about["preprocessing"]
+    of_its_own = [first] if "." in first else []
     if isinstance(named, notation.Module) and not named.path.startswith("torchvision.models."):
-        raise InputError(f"{file} names code of its own, {named.path}: take the ONNX form.")
+        of_its_own.append(named.path)
+    if of_its_own:
+        raise InputError(f"{file} names code of its own, {of_its_own[0]}: take the ONNX form.")
     net: nn.Module = build(about["layers"], tuple(about["input_shape"]), len(about["classes"]))
-    if about["preprocessing"]:
-        own = {name[2:]: one for name, one in weights.items() if name.startswith("0.")}
-        kind = getattr(preprocess, about["preprocessing"])
-        first = {name: one for name, one in own.items() if name in ("mean",)}
-        net = nn.Sequential(kind(**first), net)
+    if first:
+        buffers = {name[2:]: one for name, one in weights.items() if name.startswith("0.")}
+        net = nn.Sequential(restored(first, buffers), net)
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
 

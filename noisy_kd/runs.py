@@ -103,7 +103,7 @@ def load_preprocessing(directory: str | Path) -> nn.Module:
     """From uint8 images [B, C, H, W] to the input of a run's student.
 
     Raises:
-        InputError: if the directory does not hold it.
+        InputError: if the directory does not hold it, or it is of code that cannot be imported.
     """
     import torch
 
@@ -113,9 +113,7 @@ def load_preprocessing(directory: str | Path) -> nn.Module:
     if not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
     content = torch.load(file, weights_only=True, map_location="cpu")
-    kind = getattr(preprocess, content["kind"])
-    made: nn.Module = kind(**content["state"])
-    return made.eval()
+    return preprocess.restored(content["kind"], content["state"])
 
 
 def load_config(directory: str | Path) -> Config:

@@ -53,6 +53,24 @@ def test_every_form_is_the_same_student(form, with_preprocessing, finished, tmp_
     assert any("teacher, torch, batch 64" in name for name in facts["latency"])
 
 
+def test_a_preprocessing_of_ones_own_is_loaded_and_exported(short, tmp_path):
+    own = ("data._target_=own_data.Standardised", "data.name=standardised")
+    (result,) = run([short(*own)], [tmp_path])
+    data = load_data(tmp_path)
+    prepared = load_preprocessing(tmp_path)(data.images.pixels[data.train_rows])
+    assert abs(prepared.mean()) < 1e-4 and abs(prepared.std() - 1) < 1e-4
+    facts = export(tmp_path, "onnx", with_preprocessing=True)
+    assert facts["exported"]["errors"] == result["test_errors"]
+    with pytest.raises(InputError, match=r"code of its own, own_data\.Standardise"):
+        export(tmp_path, "safetensors", with_preprocessing=True)
+
+
+def test_a_preprocessing_that_cannot_be_made_again_is_refused_at_once(short, tmp_path):
+    own = ("data._target_=own_data.Forgetful", "data.name=forgetful")
+    with pytest.raises(InputError, match="Sequential cannot be made from its buffers"):
+        run([short(*own)], [tmp_path])
+
+
 def test_an_output_that_cannot_be_is_refused_at_once(finished, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="choose another --output"):

@@ -87,6 +87,15 @@ def test_a_table_says_how_good_its_teacher_is_or_its_teachers(table1):
     assert told(None) == "mnist, lenet -> fc800, 30 epochs."
 
 
+def test_a_table_names_all_its_students():
+    found = [
+        result(0.1, "data=mnist", f"student.layers={net}", "method.sigma=0")
+        for net in ("FC16-FC10", "FC64-FC10", "FC256-FC10")
+    ]
+    note = tables.table(sweeps.read("small_students"), only("small_students", found)).notes[0]
+    assert note == "mnist, lenet -> FC16-FC10, FC64-FC10, FC256-FC10, 30 epochs."
+
+
 def test_noise_is_compared_with_the_best_settings_without_it_too():
     """Chosen by the validation error, not by the test error."""
     common = ("data=mnist", "data.subset=1000", "data.val_size=2000", "trainer.max_epochs=200")

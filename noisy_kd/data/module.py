@@ -187,6 +187,8 @@ class ImageDataModule(LightningDataModule, ABC):
             raise InputError(f"data.val_size={size} leaves nothing of {count} images to train on.")
         self.val_rows, self.train_rows = self.split(self.images.labels, size)
         self.preprocessing = self.fitted_preprocessing()
+        kind = preprocess.kind_of(self.preprocessing)
+        preprocess.restored(kind, self.preprocessing.state_dict())  # as a finished run will be read
         self.published = source
         self.source_digest, self.test_digest = source.digests or (
             _digest(self.images, with_labels=True),

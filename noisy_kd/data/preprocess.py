@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noisy_kd.errors import InputError
+
 WINDOW = 9  # pixels a side (Jarrett et al. 2009)
 WINDOW_STD = 2.0  # pixels; the papers do not give it
 
@@ -89,3 +91,30 @@ class LocalContrastNormalisation(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return local_contrast_normalisation(scale(images_BCHW))
+
+
+def kind_of(preprocessing: nn.Module) -> str:
+    """How a file names a preprocessing: by its class in this module, or by an import path."""
+    made_by = type(preprocessing)
+    if made_by.__module__ == __name__:
+        return made_by.__name__
+    return f"{made_by.__module__}.{made_by.__qualname__}"
+
+
+def restored(kind: str, state: dict[str, Tensor]) -> nn.Module:
+    """The preprocessing that a file names, with its buffers as the constructor's arguments.
+
+    Raises:
+        InputError: if its class cannot be imported, or does not take them.
+    """
+    from hydra.utils import get_class
+
+    try:
+        preprocessing: nn.Module = get_class(kind if "." in kind else f"{__name__}.{kind}")(**state)
+    except Exception as error:  # whatever code of its own raises
+        raise InputError(
+            f"the preprocessing {kind} cannot be made from its buffers "
+            f"({', '.join(state) or 'none'}): it must be a class at the top of an importable "
+            f"module, whose arguments they are ({type(error).__name__})."
+        ) from error
+    return preprocessing.eval()

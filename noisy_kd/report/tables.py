@@ -91,15 +91,18 @@ def words(settings: Mapping[str, Value]) -> str:
 
 
 def _what(block: Block) -> str:
-    """Data, networks, the teacher's test error, and length of the runs."""
+    """Data, teacher and its test error, students, and length of the runs."""
     runs = [run for cell in block.cells for run in cell.runs.values()]
     first, same = runs[0], ("dataset", "teacher")
     taught = [run for run in runs if all(run[key] == first[key] for key in same)]
     errors = [e for run in taught if (e := run.get("teacher_test_error")) is not None]
     ends = dict.fromkeys(f"{100 * end:.2f}" for end in (min(errors), max(errors))) if errors else {}
     teacher = first["teacher"] + (f" ({' to '.join(ends)} % test error)" if ends else "")
-    epochs = f"{first['settings']['max_epochs']:g} epochs"
-    return f"{first['dataset']}, {teacher} -> {first['student']}, {epochs}."
+    done = [(cell.key, run["student"]) for cell in block.cells for run in cell.runs.values()]
+    students = ", ".join(dict.fromkeys(str(key.get("student.layers", name)) for key, name in done))
+    lengths = sorted({run["settings"]["max_epochs"] for run in runs})
+    epochs = ", ".join(f"{length:g}" for length in lengths)
+    return f"{first['dataset']}, {teacher} -> {students}, {epochs} epochs."
 
 
 def best_table(sweep: Sweep, block: Block) -> Table | None:

@@ -117,7 +117,7 @@ def submitter(settings: Mapping[str, Any]) -> Callable[[Callable[[], Any]], Any]
     try:
         import submitit
     except ImportError as error:
-        text = "hydra/launcher=stacked_slurm needs submitit: pip install 'noisy-kd[slurm]'."
+        text = "hydra/launcher=stacked_slurm needs submitit: pip install -e '.[slurm]'."
         raise InputError(text) from error
     try:
         executor = submitit.AutoExecutor(folder=settings["folder"], cluster=settings["cluster"])

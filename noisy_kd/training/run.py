@@ -22,6 +22,7 @@ from noisy_kd.callbacks.logs import close
 from noisy_kd.callbacks.progress import Watch
 from noisy_kd.config import Config, config_hash, identity, settings_hash
 from noisy_kd.data import ImageDataModule
+from noisy_kd.data.preprocess import kind_of
 from noisy_kd.errors import InputError
 from noisy_kd.evaluation import count_errors, predict_logits
 from noisy_kd.model import complexity
@@ -120,7 +121,7 @@ def keep(
 ) -> None:
     """Write the student and, last, the result; then the checkpoint to go on from is not needed."""
     torch.save(student.net.cpu().state_dict(), directory / "student.pt")
-    kind, state = type(preprocessing).__name__, preprocessing.state_dict()
+    kind, state = kind_of(preprocessing), preprocessing.state_dict()
     torch.save(
         {"kind": kind, "state": {name: one.cpu() for name, one in state.items()}},
         directory / "preprocessing.pt",
