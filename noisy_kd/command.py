@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -53,9 +53,12 @@ def _baselines_command() -> str:
 
 
 def remove_if_untouched(directory: Path) -> None:
-    """Remove a run's directory in which nothing has been done yet."""
-    if {file.name for file in directory.iterdir()} <= UNTOUCHED:
-        shutil.rmtree(directory)
+    """Remove a run's directory in which nothing has been done yet, and nobody is at work."""
+    if not directory.is_dir():
+        return
+    with suppress(Timeout), FileLock(directory / "run.lock", timeout=0):
+        if {file.name for file in directory.iterdir()} <= UNTOUCHED:
+            shutil.rmtree(directory)
 
 
 def outcome(directory: Path) -> float | None:

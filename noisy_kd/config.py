@@ -335,7 +335,7 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_canonical(inner) for inner in value]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) + 0.0  # also -0.0 -> 0.0
+        return float(value) + 0.0 if float(value) == value else value  # also -0.0 -> 0.0
     return value
 
 

@@ -94,6 +94,8 @@ def export(
         model, takes = nn.Sequential(preprocessing, net).eval(), nn.Identity()
         about["preprocessing"] = kind_of(preprocessing)
     files = {"exported": output or directory / f"student{ENDINGS[form]}"}
+    if files["exported"].suffix != ENDINGS[form]:
+        raise InputError(f"--output {output}: a file of {form} ends in {ENDINGS[form]}.")
     _make_folder(files["exported"].parent)
     data = load_data(directory)
     example = takes(data.test_images.pixels[:2])
@@ -171,19 +173,19 @@ def latencies(
 ) -> dict[str, float]:
     """Median milliseconds of one pass on one thread: teacher and student, batches of 1 and 64.
 
-    ``onnx``: the student's files of that form, by name.
+    The teacher's weights do not matter to that. ``onnx``: the student's files of that form, by
+    name.
     """
     import torch
 
-    from noisy_kd.training.finished import load_teacher
+    from noisy_kd.training.finished import untrained_teacher
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    teacher = load_teacher(directory, data)
-    data.to(torch.device("cpu"))
+    teacher = untrained_teacher(directory, data)
     contestants: dict[str, Callable[[Tensor], Any]] = {"student, torch": student}
     if teacher is not None:
-        contestants["teacher, torch"] = teacher.cpu()
+        contestants["teacher, torch"] = teacher
     contestants |= {name: runner(file) for name, file in onnx.items()}
     found = {}
     with torch.inference_mode():
@@ -280,10 +282,6 @@ def _quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
         from onnxruntime import quantization
     except ImportError as error:
         raise InputError(NO_ONNX) from error
-    logging.getLogger().setLevel(logging.ERROR)  # its advice on a step that changes nothing here
-    if kind == "dynamic":
-        quantization.quantize_dynamic(str(file), str(small))
-        return
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -293,7 +291,14 @@ def _quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
             part = next(self.parts, None)
             return None if part is None else {"images": part.numpy()}
 
-    quantization.quantize_static(str(file), str(small), Reader())
+    logging.disable(logging.WARNING)  # its advice on a step that changes nothing here
+    try:
+        if kind == "dynamic":
+            quantization.quantize_dynamic(str(file), str(small))
+        else:
+            quantization.quantize_static(str(file), str(small), Reader())
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def session(file: Path) -> Any:

@@ -48,10 +48,15 @@ def load(model: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
         raise InputError(f"there is no {model}: name a run's directory or an exported file.")
     from noisy_kd.export import runner
 
-    about = metadata(model)
+    try:
+        about, run = metadata(model), runner(model)
+    except InputError:
+        raise
+    except Exception as error:  # each library raises its own for a damaged file
+        raise InputError(f"{model} cannot be read: {' '.join(str(error).split())}") from error
     if not about["preprocessing"]:
         raise InputError(f"{model} takes preprocessed images: export it --with-preprocessing.")
-    return runner(model), about
+    return run, about
 
 
 def metadata(file: Path) -> dict[str, Any]:

@@ -55,8 +55,9 @@ def finished(directory: Path, config_hash: str) -> Result | None:
 
 
 def forget(directory: Path) -> None:
-    """Remove the run's result, what it would go on from, its curves and its evaluation."""
-    for pattern in ("result.json", "last.ckpt", "evaluation*.json", "latency.json", "events.out.*"):
+    """Remove what the run has made: result, student, checkpoint, curves, evaluation."""
+    made = ("result.json", "*.pt", "last.ckpt", "evaluation*.json", "latency.json", "events.out.*")
+    for pattern in made:
         for file in directory.glob(pattern):
             file.unlink(missing_ok=True)
 
@@ -83,7 +84,7 @@ def load_student(directory: str | Path) -> nn.Sequential:
     """The finished student of a run, in eval mode, on the CPU; its input is preprocessed images.
 
     Raises:
-        InputError: if the directory holds no finished student.
+        InputError: if the directory holds no finished student, or its training did not end well.
     """
     import torch
 
@@ -91,6 +92,8 @@ def load_student(directory: str | Path) -> nn.Sequential:
 
     result = read_result(Path(directory))
     file = Path(directory) / "student.pt"
+    if result is not None and result.get("status") in ("diverged", "failed"):
+        raise InputError(f"{directory}: its training did not end well ({result['status']}).")
     if result is None or not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
     classes = len(result["classes"]) if "classes" in result else None

@@ -72,6 +72,7 @@ def test_the_hash_covers_nothing_else(override):
 
 def test_equal_numbers_and_equal_networks_have_equal_hashes():
     assert hash_of("method.sigma=0") == hash_of("method.sigma=0.0") == hash_of("method.sigma=-0.0")
+    assert hash_of("data.seed=9007199254740992") != hash_of("data.seed=9007199254740993")
     raw = 'student.layers="FC800 - FC800 - FC10"'
     assert hash_of(raw) == hash_of()
 

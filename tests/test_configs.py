@@ -8,8 +8,10 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from noisy_kd.config import CONF, compose
 from noisy_kd.data import ImageDataModule
+from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.training import assembly, hardware
+from noisy_kd.training.run import run
 
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = [f for f in FILES if f.parent != CONF]
@@ -92,8 +94,6 @@ def test_callbacks_and_trainers():
 
 @pytest.mark.parametrize("accelerator", ["gpu", "mps"])
 def test_an_accelerator_that_is_not_there_is_refused(accelerator, monkeypatch):
-    from noisy_kd.errors import InputError
-
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     config = compose([f"trainer.accelerator={accelerator}"])
@@ -110,10 +110,25 @@ def test_an_accelerator_that_is_not_there_is_refused(accelerator, monkeypatch):
     ],
 )
 def test_a_method_refuses_what_it_does_not_know(overrides, what):
-    from noisy_kd.errors import InputError
-
     with pytest.raises(InputError, match=what):
         assembly.method(compose(overrides))
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "NAdam", "Adamax", "Adagrad"])
+def test_other_optimisers_of_torch_step_too(name, short, tmp_path):
+    config = short(f"optimizer._target_=torch.optim.{name}", "trainer.max_epochs=1")
+    assembly.check(config)
+    (result,) = run([config], [tmp_path])
+    assert result["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("Rprop", "weight_decay"), ("LBFGS", "weight_decay"), ("Foo", "Foo")]
+)
+def test_an_optimiser_that_cannot_step_is_refused(name, why):
+    config = compose([f"optimizer._target_=torch.optim.{name}"])
+    with pytest.raises(InputError, match=f"torch.optim.{name} cannot be used.*{why}"):
+        assembly.check(config)
 
 
 def test_optimisers_are_fused_where_that_is_faster(float32):

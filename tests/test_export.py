@@ -1,6 +1,7 @@
 """A student to take away: in every form it says the same, and files are classified."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,8 +16,8 @@ from noisy_kd.config import compose
 from noisy_kd.errors import InputError
 from noisy_kd.export import ENDINGS, export, runner
 from noisy_kd.predict import load, read_image
-from noisy_kd.runs import load_preprocessing, load_student, read_result
-from noisy_kd.training.finished import load_data, load_teacher
+from noisy_kd.runs import load_preprocessing, load_student, read_result, write_result
+from noisy_kd.training.finished import load_data, teacher_test_logits, untrained_teacher
 from noisy_kd.training.run import run
 
 
@@ -101,10 +102,14 @@ def test_a_student_in_one_line(finished):
     student = noisy_kd.load_student(finished)
     assert isinstance(student, torch.nn.Module)
     assert not student.training
-    teacher = load_teacher(finished, load_data(finished))
-    assert (
-        sum(p.numel() for p in teacher.parameters()) == read_result(finished)["teacher_parameters"]
-    )
+
+
+def test_a_finished_run_knows_its_teacher(finished):
+    data, result = load_data(finished), read_result(finished)
+    teacher = untrained_teacher(finished, data)
+    assert sum(p.numel() for p in teacher.parameters()) == result["teacher_parameters"]
+    guess = teacher_test_logits(finished).argmax(dim=1)
+    assert int((guess != data.test_images.labels).sum()) == result["teacher_test_errors"]
 
 
 @pytest.fixture
@@ -169,3 +174,24 @@ def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
         tmp_path, "noisy_kd.export", finished, "--format", "safetensors", "--int8", "static"
     )
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", ".safetensors"])
+def test_a_damaged_file_is_one_line(ending, tmp_path):
+    file = tmp_path / f"student{ending}"
+    file.write_bytes(b"damaged")
+    with pytest.raises(InputError, match=f"student{ending} cannot be read"):
+        load(file)
+
+
+def test_a_file_of_another_form_than_its_name_says_is_refused(finished, tmp_path):
+    with pytest.raises(InputError, match=r"a file of torch_export ends in \.pt2"):
+        export(finished, "torch_export", output=tmp_path / "student.onnx")
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_run_that_did_not_end_well_is_refused(status, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    write_result(tmp_path / "run", {**read_result(finished), "status": status})
+    with pytest.raises(InputError, match=f"did not end well.*{status}"):
+        export(tmp_path / "run")

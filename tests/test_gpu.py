@@ -5,6 +5,7 @@ import torch
 from test_images import write_folder
 
 from noisy_kd import load_student
+from noisy_kd.training.graph import capture
 from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.learner import Learner
 from noisy_kd.training.run import run
@@ -86,3 +87,18 @@ def test_steps_are_graphs_and_do_not_wait_for_the_device(go, monkeypatch):
     monkeypatch.setattr(Learner, "training_step", watched)
     go("run", "trainer.max_epochs=4", 'student.layers="FC20-D0.3-FC10"')
     assert graphed and all(graphed)
+
+
+def test_after_a_capture_that_fails_all_generators_draw_on():
+    """As with a method of one's own that looks at a value in its steps."""
+    generator, stream = torch.Generator("cuda").manual_seed(0), torch.cuda.current_stream()
+
+    def steps():
+        drawn = torch.rand(3, generator=generator, device="cuda") + torch.rand(3, device="cuda")
+        return {"loss": drawn * drawn.sum().item()}
+
+    steps()
+    with pytest.raises(RuntimeError):
+        capture(steps, [generator], torch.cuda.Stream())
+    assert torch.cuda.current_stream() == stream
+    assert steps()["loss"].isfinite().all()

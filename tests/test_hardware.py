@@ -38,7 +38,15 @@ def test_float32_stays_float32(monkeypatch, exact):
         assert error < hardware.FLOAT32_ERROR
 
 
-def test_the_probes_run():
+def test_the_processes_of_a_sweep_decide_alike(monkeypatch):
+    """They are told what one of them has found."""
+    monkeypatch.setattr(hardware, "speeds", {"cpu": 2.0})
+    monkeypatch.setattr(hardware, "_seconds", lambda *_: pytest.fail("tried again"))
+    assert hardware.choose("auto", True, CPU).precision == "bf16"
+
+
+def test_the_probes_run(monkeypatch):
+    monkeypatch.setattr(hardware, "speeds", {})
     assert hardware.bf16_speed(CPU) > 0
     assert isinstance(hardware._medium_is_exact(), bool)
 

@@ -5,6 +5,7 @@ import copy
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -248,3 +249,21 @@ def test_an_interrupt_that_is_swallowed_ends_the_training_all_the_same(
     with pytest.raises(KeyboardInterrupt):
         learn(short, digits, logits, float32, [member(float32)], epochs=1, callbacks=[Deaf()])
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(("samples", "made"), [(67, [32]), (68, [32, 2]), (64, [32]), (65, [32])])
+def test_devices_skip_together_what_is_too_small_to_normalise(samples, made, monkeypatch):
+    """Of 67 samples the last mini-batch gives one device two and the other one: neither steps."""
+    for rank in (0, 1):
+        learner = Learner.__new__(Learner)
+        torch.nn.Module.__init__(learner)
+        learner.batch_size, learner.needs_two = 64, [True]
+        monkeypatch.setattr(Learner, "trainer", SimpleNamespace(global_rank=rank, world_size=2))
+        monkeypatch.setattr(Learner, "_set_rate", lambda *_: None)
+        seen = []
+        monkeypatch.setattr(
+            Learner, "_step", lambda _, k, x, y, ids, s=seen: s.append(len(y)) or {}
+        )
+        x = torch.zeros(samples)
+        learner._steps(0, x, x, x, torch.zeros(2))
+        assert seen == made

@@ -169,6 +169,13 @@ def test_a_resnet_teaches_a_student_on_a_folder_of_images(pictures, short, tmp_p
     assert facts["latency"]["teacher, torch, batch 1"] > 0
 
 
+@pytest.mark.parametrize("net", ["teacher", "student"])
+def test_batch_normalisation_of_one_image_is_refused(net, short, tmp_path):
+    key = {"teacher": "teacher.batch_size", "student": "data.batch_size"}[net]
+    with pytest.raises(InputError, match=f"{key}=1: batch normalisation"):
+        run([short(f"{net}.layers={SMALL}", f"{key}=1")], [tmp_path])
+
+
 def test_a_file_with_code_of_its_own_is_not_run(short, tmp_path):
     pytest.importorskip("safetensors")
     run([short(f"student.layers={SMALL}")], [tmp_path])

@@ -1,9 +1,12 @@
 """What one process does in a sweep: memory, failures, what others have done meanwhile."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 
+from noisy_kd.command import remove_if_untouched
 from noisy_kd.config import config_hash
 from noisy_kd.errors import InputError
 from noisy_kd.runs import finished, read_result
@@ -115,3 +118,28 @@ def test_shared_images_are_told_apart_by_their_test_labels(tmp_path):
         data.setup()
         files.append(share_images(data, tmp_path))
     assert files[0] != files[1]
+
+
+def test_a_forced_group_whose_teacher_fails_keeps_its_results_and_is_told(part, monkeypatch):
+    train(part)
+    before = [read_result(directory) for directory in part.directories]
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(stages, "teaching", full)
+    forced = [replace(config, force=True) for config in part.configs]
+    ready, failed = prepare([Part(forced, part.directories)], share=False)
+    assert ready == []
+    assert failed == {str(place): "OSError: no space left" for place in part.directories}
+    assert [read_result(directory) for directory in part.directories] == before
+
+
+def test_the_directory_of_a_live_run_is_not_removed(tmp_path):
+    """Another sweep of the same runs was refused."""
+    for name in ("live", "left"):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+    with FileLock(tmp_path / "live" / "run.lock"):
+        for name in ("live", "left", "gone"):
+            remove_if_untouched(tmp_path / name)
+    assert [place.name for place in tmp_path.iterdir()] == ["live"]

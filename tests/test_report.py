@@ -87,6 +87,46 @@ def test_a_table_says_how_good_its_teacher_is_or_its_teachers(table1):
     assert told(None) == "mnist, lenet -> fc800, 30 epochs."
 
 
+def test_only_the_papers_noises_end_in_logit_regression():
+    """Soft Randomization without noise is Hinton's distillation."""
+    soft = [
+        result(0.2, "method=soft_randomization", f"method.sigma={s}", f"seed={seed}")
+        for s in (0, 0.5)
+        for seed in (1, 2)
+    ]
+    plain = [result(0.1, "method=logit_regression", f"seed={seed}") for seed in (1, 2)]
+    for found in (soft, soft + plain):
+        block = only("quick", found, method=["soft_randomization"])
+        by_sigma = {cell.key["method.sigma"]: cell.errors() for cell in block.cells}
+        assert by_sigma[0.0] == {1: 20.0, 2: 20.0}
+    block = only("quick", soft[2:] + plain, method=["soft_randomization"])
+    assert not block.cells[0].runs
+    noisy = [result(0.2, "method.sigma=0.5", "seed=1"), *plain]
+    assert only("quick", noisy).cells[0].errors() == {1: 10.0, 2: 10.0}
+
+
+def test_a_failed_run_does_not_hide_a_finished_one():
+    failed = result(None, "method=logit_regression", "seed=1", status="failed")
+    done = result(0.1, "method.sigma=0", "seed=1")
+    noisy = result(0.2, "method.sigma=0.5", "seed=1")
+    for found in ([failed, done, noisy], [done, failed, noisy]):
+        block = only("quick", found)
+        assert block.cells[0].errors() == {1: 10.0}
+        assert block.baseline_of(block.cells[-1]).errors() == {1: 10.0}
+
+
+def test_patience_is_chosen_by_the_key_that_the_report_names():
+    found = [
+        result(error, f"method.sigma={s}", "seed=1", f"callbacks.best.patience={patience}")
+        for error, patience in ((0.1, "null"), (0.2, 5))
+        for s in (0, 0.5)
+    ]
+    block = only("quick", found)
+    assert tables.words(block.others[0]) == "callbacks.best.patience=5"
+    block = only("quick", found, **{"callbacks.best.patience": [5.0]})
+    assert block.cells[0].errors() == {1: 20.0}
+
+
 def test_a_table_names_all_its_students():
     found = [
         result(0.1, "data=mnist", f"student.layers={net}", "method.sigma=0")

@@ -7,7 +7,6 @@ TensorBoard. What is there already is kept; --again computes it anew.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 from pathlib import Path
@@ -76,9 +75,6 @@ def evaluate(
     from noisy_kd.training.finished import load_data
 
     net = runs.load_student(directory)
-    result = runs.read_result(directory) or {}
-    if result.get("status") != "done":
-        raise InputError(f"{directory}: its training did not end well ({result.get('status')}).")
     file = directory / ("evaluation.json" if limit is None else f"evaluation-{limit}.json")
     student = file_digest(str(directory / "student.pt"))
     found = runs.read_json(file) or {}
@@ -89,8 +85,7 @@ def evaluate(
         return found
     data = load_data(directory)
     images, labels = data.test_images.pixels[:limit], data.test_images.labels[:limit]
-    preprocessing = copy.deepcopy(data.preprocessing)  # stays, when data moves to the teacher
-    evaluation = Evaluation(Classifier(preprocessing, net), images, labels)
+    evaluation = Evaluation(Classifier(data.preprocessing, net), images, labels)
     for kind in todo:
         found[kind] = _one(kind, evaluation, directory, data)
     found["images"] = len(labels)
@@ -107,7 +102,7 @@ def _one(
     if kind == "clean":
         from noisy_kd.training.finished import teacher_test_logits
 
-        taught = teacher_test_logits(directory, data)
+        taught = teacher_test_logits(directory)
         return evaluation.clean(None if taught is None else taught[: len(evaluation.labels)])
     if kind == "ood":
         return evaluation.ood(other_images(data))

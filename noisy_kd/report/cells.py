@@ -17,8 +17,11 @@ from noisy_kd.runs import OMITTED_AT_DEFAULT, Result
 
 NOISE = ("method.alpha", "method.sigma")
 ZERO = ("student.dropout", "optimizer.weight_decay")
+PLAIN_AT_ZERO = ("noisy_teacher", "noisy_student", "random_sigma", "logit_noise_additive")
 WITHOUT_TEACHER = "supervised"
 SEVERAL_TEACHERS = "two_teachers"
+ALIASES = {"trainer.max_epochs": "max_epochs", "callbacks.best.patience": "patience"}
+"""Keys of the command line that results call otherwise."""
 NOWHERE = object()
 
 
@@ -28,6 +31,12 @@ class Cell:
 
     key: dict[str, Value]
     runs: dict[int, Result] = field(default_factory=dict)
+
+    def add(self, run: Result) -> None:
+        """Take in a run; of two with one seed a finished one, else the first."""
+        seed = run["settings"]["seed"]
+        if seed not in self.runs or (run["status"] == "done") > (seed in self.done):
+            self.runs[seed] = run
 
     @property
     def done(self) -> dict[int, Result]:
@@ -132,9 +141,7 @@ def value(run: Result, key: str) -> Any:
         return canonical(run[named[key]])
     if key == "method":
         return method_of(run)
-    flat = _settings(run)
-    flat["trainer.max_epochs"] = flat.get("max_epochs", NOWHERE)
-    found = flat.get(key, NOWHERE)
+    found = _settings(run).get(ALIASES.get(key, key), NOWHERE)
     return found if found is NOWHERE else canonical(found)
 
 
@@ -161,7 +168,7 @@ def protocol(run: Result, axes: Iterable[str] = ()) -> dict[str, Any]:
     hidden = {"seed", *axes}
     hidden |= {"student.layers"} if "model@student" in axes else set()
     hidden |= {"teacher.layers"} if {"model@teacher", "method.teachers"} & set(axes) else set()
-    hidden |= {"max_epochs"} if "trainer.max_epochs" in axes else set()
+    hidden |= {known for key, known in ALIASES.items() if key in axes}
     hidden |= {"teacher.batch_size"} if "data.batch_size" in axes else set()
     flat = _settings(run)
     return {key: canonical(one) for key, one in sorted(flat.items()) if key not in hidden}
@@ -239,7 +246,7 @@ def _unusual(
     """The settings in which runs differ from the sweep's own, but for axes and chosen ones."""
     run = next(run for run in runs if _core(run, axes) == core)
     usual = usual_settings(sweep.name, str(run["dataset"]))
-    fixed = {*axes, *chosen, *(["max_epochs"] if "trainer.max_epochs" in chosen else [])}
+    fixed = {*axes, *chosen, *(known for key, known in ALIASES.items() if key in chosen)}
     found = {k: v for k, v in core.items() if k not in fixed and usual.get(k, v) != v}
     for net in ("student",) if method_of(run) == SEVERAL_TEACHERS else ("student", "teacher"):
         given = {f"model@{net}", f"{net}.layers", "method.teachers"} & fixed
@@ -338,18 +345,20 @@ def _filled(
 ) -> list[Cell]:
     for cell in cells:
         only = methods[0] if len(methods) == 1 else ""
-        is_plain = _is_plain(cell.key, str(cell.key.get("method", only)))
+        is_plain = _is_plain(cell.key, str(cell.key.get("method", only)), plain)
         for run in plain if is_plain else members:
             apart = {"method", *NOISE} if is_plain else set()
             if all(value(run, axis) == one for axis, one in cell.key.items() if axis not in apart):
-                cell.runs.setdefault(run["settings"]["seed"], run)
+                cell.add(run)
     return cells
 
 
-def _is_plain(key: Mapping[str, Value], method: str) -> bool:
-    """Whether a cell is logit regression."""
-    if any(key.get(axis) == 0.0 for axis in NOISE) or method == "logit_regression":
+def _is_plain(key: Mapping[str, Value], method: str, plain: list[Result]) -> bool:
+    """Whether a cell is logit regression: without noise not every method is."""
+    if method == "logit_regression":
         return True
+    if any(key.get(axis) == 0.0 for axis in NOISE):
+        return method in ("", *PLAIN_AT_ZERO) or any(method_of(run) == method for run in plain)
     return "method.teachers" in key and "+" not in str(key["method.teachers"])
 
 
@@ -361,8 +370,7 @@ def _baselines(axes: Mapping[str, Any], plain: list[Result]) -> dict[tuple[Value
         if any(key.get(axis, 0.0) != 0.0 for axis in ZERO):
             continue
         if teachers is None or key["method.teachers"] == teachers:
-            cell = found.setdefault(_shared_axes(key), Cell(key))
-            cell.runs.setdefault(run["settings"]["seed"], run)
+            found.setdefault(_shared_axes(key), Cell(key)).add(run)
     return found
 
 

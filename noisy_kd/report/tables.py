@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from noisy_kd.report.cells import NOISE, Block, Cell
+from noisy_kd.report.cells import ALIASES, NOISE, Block, Cell
 from noisy_kd.report.statistics import paired, spread
 from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.runs import Result
@@ -86,7 +86,7 @@ def plain_table(found: Sequence[tuple[str, Result | None]]) -> Table:
 
 def words(settings: Mapping[str, Value]) -> str:
     """Settings as one would type them."""
-    named = {"max_epochs": "trainer.max_epochs", "patience": "callbacks.best.patience"}
+    named = {known: key for key, known in ALIASES.items()}
     return " ".join(f"{named.get(key, key)}={text(one)}" for key, one in settings.items())
 
 

@@ -80,10 +80,12 @@ class _Worker:
     part: Part | None = None
 
     def give(self, part: Part) -> None:
+        from noisy_kd.training import hardware
+
         if self.process is None or not self.process.is_alive():
             spawn = get_context("spawn")
             self.pipe, theirs = spawn.Pipe()
-            arguments = (self.device, self.threads, theirs)
+            arguments = (self.device, self.threads, theirs, hardware.speeds)
             self.process = spawn.Process(target=_serve, args=arguments, daemon=True)
             self.process.start()
             theirs.close()
@@ -160,15 +162,21 @@ def _by(exitcode: int | None) -> str:
     return f" ({signal.Signals(-exitcode).name})"
 
 
-def _serve(device: str, threads: int, pipe: Connection) -> None:
-    """A worker's life: train part after part; end when the sweep's process has ended."""
+def _serve(device: str, threads: int, pipe: Connection, speeds: dict[str, float]) -> None:
+    """A worker's life: train part after part; end when the sweep's process has ended.
+
+    ``speeds``: what :mod:`noisy_kd.training.hardware` has found, so that it is not tried again.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep's process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if device not in ("cpu", "mps"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     import torch
 
+    from noisy_kd.training import hardware
+
     torch.set_num_threads(threads)
+    hardware.speeds.update(speeds)
 
     def send(kind: str, content: Any) -> None:
         try:

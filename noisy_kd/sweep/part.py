@@ -54,7 +54,8 @@ def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]
         except InputError:
             raise
         except Exception as error:
-            failed |= fail(group, error)
+            fail(group, error)
+            failed |= dict.fromkeys(map(str, group.directories), told(error))  # forced ones too
             continue
         for config, directory in zip(group.configs, group.directories, strict=True):
             if config.force:  # now that nothing is known to be wrong
@@ -89,10 +90,9 @@ def fail(part: Part, error: BaseException) -> dict[str, str]:
     """Write down that these runs failed, but for finished ones; returns directory -> error."""
     from noisy_kd.training.run import write_failed
 
-    text = f"{type(error).__name__}: {error}"
-    trace = "".join(traceback.format_exception(error))
-    if isinstance(error, (InputError, TrainingError)):
-        text = trace = str(error)
+    text = trace = told(error)
+    if not isinstance(error, (InputError, TrainingError)):
+        trace = "".join(traceback.format_exception(error))
     failed = {}
     for config, directory in zip(part.configs, part.directories, strict=True):
         if runs.finished(directory, config_hash(config)) is None:
@@ -102,6 +102,12 @@ def fail(part: Part, error: BaseException) -> dict[str, str]:
                 log.write(f"{trace}\n")
             failed[str(directory)] = text
     return failed
+
+
+def told(error: BaseException) -> str:
+    """An error in a line; our own ones say it all."""
+    own = isinstance(error, (InputError, TrainingError))
+    return str(error) if own else f"{type(error).__name__}: {error}"
 
 
 def _train(part: Part, watch: Watch | None) -> None:

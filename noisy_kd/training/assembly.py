@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from noisy_kd.callbacks import BestEpoch
-from noisy_kd.config import Config, named_networks
+from noisy_kd.config import Config, Optimizer, named_networks
 from noisy_kd.data import ImageDataModule
 from noisy_kd.data.images import Source
 from noisy_kd.errors import InputError
@@ -132,13 +132,14 @@ def student_layers(config: Config, classes: int) -> tuple[notation.Layer, ...]:
 
 def optimizer(target: str, lr: float, weight_decay: float, numerics: Numerics) -> OptimizerFactory:
     """Makes the optimiser from a net's parameters; fused where the device has it."""
-    fused = {"fused": True} if numerics.fast and numerics.device.type in ("cpu", "cuda") else {}
-    if numerics.graphs and "capturable" in inspect.signature(get_class(target)).parameters:
-        fused["capturable"] = True
+    known = inspect.signature(get_class(target)).parameters
+    may = {"fused": numerics.fast and numerics.device.type in ("cpu", "cuda")}
+    may["capturable"] = numerics.graphs
+    fast = {key: True for key, wanted in may.items() if wanted and key in known}
 
     def make(params: Any) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = get_class(target)(
-            params, lr=lr, weight_decay=weight_decay, **fused
+            params, lr=lr, weight_decay=weight_decay, **fast
         )
         return made
 
@@ -225,8 +226,8 @@ def check(config: Config) -> None:
         InputError: for an optimiser, callback or logger that is not there or not so called.
     """
     method(config)
+    _check_optimizer(config.optimizer)
     try:
-        get_class(config.optimizer._target_)
         nodes = {f"callbacks.{k}": v for k, v in config.callbacks.items() if v}
         nodes |= {f"logger.{k}": v for k, v in config.logger.items() if v}
         for place, node in nodes.items():
@@ -238,6 +239,19 @@ def check(config: Config) -> None:
     wandb = any("Wandb" in node["_target_"] for node in config.logger.values() if node)
     if wandb and importlib.util.find_spec("wandb") is None:
         raise InputError("logger=wandb needs a package that is not there: pip install wandb.")
+
+
+def _check_optimizer(settings: Optimizer) -> None:
+    plain = Numerics(torch.device("cpu"), "32", fast=False)
+    target = settings._target_
+    try:
+        optimizer(target, settings.lr, settings.weight_decay, plain)([torch.zeros(1)])
+    except Exception as error:  # Hydra's, or the optimiser's own
+        words = " ".join(str(error).split())
+        raise InputError(
+            f"optimizer._target_={target} cannot be used: it has to take lr and weight_decay "
+            f"({words})."
+        ) from error
 
 
 def _check_keys(place: str, node: dict[str, Any]) -> None:

@@ -1,15 +1,15 @@
-"""What a finished run was trained with: its images, its teacher."""
+"""What a finished run was trained with: its images, its teacher. Nothing is trained here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from noisy_kd.data import ImageDataModule
 from noisy_kd.runs import load_config
 from noisy_kd.training import assembly, run
-from noisy_kd.training.student import Teaching
 
 
 def load_data(directory: str | Path) -> ImageDataModule:
@@ -21,25 +21,21 @@ def load_data(directory: str | Path) -> ImageDataModule:
     return assembly.data_module(load_config(directory))
 
 
-def teacher_test_logits(directory: str | Path, data: ImageDataModule) -> Tensor | None:
-    """The logits of the run's teacher on the test images, [N, C]; None for a method without one.
+def teacher_test_logits(directory: str | Path) -> Tensor | None:
+    """The logits of the run's teacher on the test images, [N, C], as the run has kept them.
 
-    They come from the store; a teacher that is not there any more is trained again.
+    None for a method without a teacher, and for a run of a version that did not keep them.
     """
-    taught = _teaching(directory, data)
-    method = assembly.method(load_config(directory))
-    return None if taught is None else method.clean_target(taught.test_logits)
+    file = Path(directory) / run.TEACHER_LOGITS
+    if not file.exists():
+        return None
+    logits: Tensor = torch.load(file, weights_only=True, map_location="cpu")
+    return logits
 
 
-def load_teacher(directory: str | Path, data: ImageDataModule) -> nn.Sequential | None:
-    """The (first) teacher of a run, from the store or trained again; None for a method without."""
-    taught = _teaching(directory, data)
-    return None if taught is None else taught.teacher
-
-
-def _teaching(directory: str | Path, data: ImageDataModule) -> Teaching | None:
+def untrained_teacher(directory: str | Path, data: ImageDataModule) -> nn.Sequential | None:
+    """The network of the run's (first) teacher; None for a method without one."""
     config = load_config(directory)
-    assembly.quiet_libraries()
-    numerics = assembly.numerics(config)
-    data.to(numerics.device)
-    return run.teaching(config, data, numerics, Path(directory) / "teacher")
+    if not assembly.method(config).has_teacher:
+        return None
+    return run.teacher_nets(config, data)[0].eval().requires_grad_(False)

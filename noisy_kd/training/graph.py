@@ -158,11 +158,28 @@ def capture(
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, stream=stream):
-        sums = steps()
+    before = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            sums = steps()
+    except RuntimeError:
+        torch.cuda.set_stream(before)
+        _leave_capture([*generators, torch.cuda.default_generators[before.device_index]])
+        raise
 
     def replay() -> Sums:
         graph.replay()
         return sums
 
     return replay
+
+
+def _leave_capture(generators: Sequence[torch.Generator]) -> None:
+    """Let generators draw again after a capture that failed.
+
+    Up to torch 2.12 they believe that it still goes on, and refuse.
+    """
+    for generator in generators:
+        fresh = torch.Generator(generator.device)
+        fresh.set_state(generator.get_state())
+        generator.graphsafe_set_state(fresh)

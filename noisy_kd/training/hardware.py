@@ -19,6 +19,10 @@ Net = TypeVar("Net", bound=nn.Module)
 FASTER = 1.3  # bf16 is chosen when a product of matrices is this much faster in it
 FLOAT32_ERROR = 1e-5  # relative error up to which a product counts as float32
 
+speeds: dict[str, float] = {}
+"""Kind of device -> how much faster bf16 is: tried once, and handed to the processes of a sweep, so
+that all of them decide alike."""
+
 
 @dataclass(frozen=True)
 class Numerics:
@@ -111,6 +115,8 @@ def choose(precision: str, fast: bool, device: torch.device) -> Numerics:
         # Adam's averages of gradients that are mostly zero sink below the normal range, where a
         # processor is slow. First, because threads inherit it when they are made.
         torch.set_flush_denormal(True)
+    if device.type == "cuda":  # "32" and final errors are float32, convolutions too
+        torch.backends.cudnn.allow_tf32 = False
     if precision == "auto":
         precision = "bf16" if fast and bf16_speed(device) >= FASTER else "32"
     if fast:
@@ -132,16 +138,18 @@ def relu_after_pool(layers: list[nn.Module]) -> list[nn.Module]:
     return layers
 
 
-@cache
 def bf16_speed(device: torch.device) -> float:
     """How much faster a product of matrices is in bf16 than in float32, by trying."""
     if device.type == "mps":
         return 1.0
-    times = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(512, 1024, dtype=dtype, device=device)
-        times[dtype] = min(_seconds(a, device) for _ in range(5))
-    return times[torch.float32] / times[torch.bfloat16]
+    if device.type not in speeds:
+        rows = 4096 if device.type == "cuda" else 512  # enough to outweigh a GPU's launch
+        times = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            a = torch.ones(rows, 2 * rows, dtype=dtype, device=device)
+            times[dtype] = min(_seconds(a, device) for _ in range(5))
+        speeds[device.type] = times[torch.float32] / times[torch.bfloat16]
+    return speeds[device.type]
 
 
 def _seconds(a: Tensor, device: torch.device) -> float:

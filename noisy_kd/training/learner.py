@@ -300,7 +300,8 @@ class Learner(LightningModule):
         sums: Sums = {}
         for i, start in enumerate(range(0, len(y) - world + 1, self.batch_size)):
             part = slice(start + rank, start + self.batch_size, world)
-            if self.needs_two[k] and len(y[part]) == 1:
+            smallest = min(self.batch_size, len(y) - start) // world  # share: all skip together
+            if self.needs_two[k] and smallest < 2:
                 continue  # batch normalisation of one sample is none
             self._set_rate(k, rates_S[i])
             for name, value in self._step(k, x[part], y[part], samples[part]).items():

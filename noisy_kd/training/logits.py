@@ -63,6 +63,7 @@ def cached_passes(
         data: the images.
         folder: the store.
     """
+    device = next(fickle.parameters()).device
     made_by = {
         "layers": notation_of(fickle),
         "weights": weights_digest(fickle),
@@ -71,10 +72,10 @@ def cached_passes(
         "preprocessing": weights_digest(data.preprocessing) + type(data.preprocessing).__name__,
         "views": data.views,
         "dropout": True,
+        "device": device.type,  # its generator draws other masks than another's
     }
 
     def make(number: int) -> dict[str, object]:
-        device = next(fickle.parameters()).device
         set_dropout_generator(fickle, keyed_generator(number, "teacher pass", device=device))
         with torch.no_grad():
             logits = [fickle(x).float().cpu() for x, _, _ in loader(data.all_views(), 500)]

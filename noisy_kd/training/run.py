@@ -37,6 +37,8 @@ from noisy_kd.training.teacher import trained_teacher
 
 log = logging.getLogger(__name__)
 
+TEACHER_LOGITS = "teacher_logits.pt"  # of the test images, of several teachers the combined
+
 
 def run(
     configs: list[Config],
@@ -68,13 +70,14 @@ def run(
 
     found = []
     for config, directory, student in zip(configs, directories, students, strict=True):
-        errors = None if taught is None else teacher_errors(config, data, taught.test_logits)
+        z_NC = None if taught is None else assembly.method(config).clean_target(taught.test_logits)
+        errors = None if z_NC is None else count_errors(z_NC, data.test_images.labels)
         logits = None if student.diverged else predict_logits(student.net, data.test_table())
         result = describe_run(config, data) | outcome(student, data, logits, errors)
         result |= {"precision": numerics.precision, "device": device_name(numerics.device)}
         result |= {"stack_size": len(configs), "process": os.getpid(), "began": began}
         result |= {"ended": time.time(), "versions": versions()}
-        keep(directory, config, student, data.preprocessing, result)
+        keep(directory, config, student, data.preprocessing, z_NC, result)
         show(config, student, logits, data, taught, result)
         found.append(result)
     return found
@@ -117,10 +120,21 @@ def ready(
 
 @rank_zero_only
 def keep(
-    directory: Path, config: Config, student: Trained, preprocessing: nn.Module, result: Result
+    directory: Path,
+    config: Config,
+    student: Trained,
+    preprocessing: nn.Module,
+    teacher_logits_NC: Tensor | None,
+    result: Result,
 ) -> None:
-    """Write the student and, last, the result; then the checkpoint to go on from is not needed."""
+    """Write the student and, last, the result; then the checkpoint to go on from is not needed.
+
+    The teacher's logits of the test images stay with the run: evaluated later, or elsewhere, it is
+    compared with the teacher that it had.
+    """
     torch.save(student.net.cpu().state_dict(), directory / "student.pt")
+    if teacher_logits_NC is not None:
+        torch.save(teacher_logits_NC.clone(), directory / TEACHER_LOGITS)
     kind, state = kind_of(preprocessing), preprocessing.state_dict()
     torch.save(
         {"kind": kind, "state": {name: one.cpu() for name, one in state.items()}},
@@ -143,6 +157,8 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
     teachers = teacher_nets(configs[0], data)
     for net in teachers:
         complexity.multiplications(net, data.input_shape)
+        if configs[0].teacher.checkpoint is None and assembly.method(configs[0]).has_teacher:
+            _check_batch_size(net, "teacher.batch_size", configs[0].teacher.batch_size)
     for config in configs:
         student = new_student(config, data)
         complexity.multiplications(student, data.input_shape)
@@ -151,12 +167,21 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
             hint_stage(method.hint, teachers[0], student, data.input_shape, config.seed)
         if method.teacher_dropout is not None:
             with_active_dropout(teachers[0], method.teacher_dropout.probability)
-        norms = any(isinstance(module, _BatchNorm) for module in student.modules())
-        if norms and config.optimizer.averaging == "swa":
+        _check_batch_size(student, "data.batch_size", config.data.batch_size)
+        if _normalises(student) and config.optimizer.averaging == "swa":
             raise InputError(
                 "optimizer.averaging=swa: averaged weights of a net with batch normalisation need "
                 "statistics of their own; take none or ema."
             )
+
+
+def _normalises(net: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
+def _check_batch_size(net: nn.Module, key: str, size: int) -> None:
+    if size == 1 and _normalises(net):
+        raise InputError(f"{key}=1: batch normalisation needs at least two images; take more.")
 
 
 def teacher_nets(config: Config, data: ImageDataModule) -> list[nn.Sequential]:
@@ -194,12 +219,6 @@ def teaching(
             passes = cached_passes(live, method.passes, data, store)
             train, live = torch.cat([train, passes], dim=1), None
     return Teaching(teachers[0], live, train, test)
-
-
-def teacher_errors(config: Config, data: ImageDataModule, z_NTC: Tensor) -> int:
-    """Errors of the teacher, or of several teachers' combined logits, on the test images."""
-    z_NC = assembly.method(config).clean_target(z_NTC)
-    return count_errors(z_NC, data.test_images.labels)
 
 
 def names(config: Config) -> Result:
