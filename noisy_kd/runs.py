@@ -16,8 +16,6 @@ from noisy_kd.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from noisy_kd.config import Config
-
 Result = dict[str, Any]
 
 OMITTED_AT_DEFAULT: dict[str, Any] = {"shift": 0, "batch_norm": False}
@@ -117,19 +115,3 @@ def load_preprocessing(directory: str | Path) -> nn.Module:
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
     content = torch.load(file, weights_only=True, map_location="cpu")
     return preprocess.restored(content["kind"], content["state"])
-
-
-def load_config(directory: str | Path) -> Config:
-    """The settings of a run.
-
-    Raises:
-        InputError: if the directory does not hold them.
-    """
-    from omegaconf import OmegaConf
-
-    from noisy_kd import config
-
-    file = Path(directory) / "config.yaml"
-    if not file.exists():
-        raise InputError(f"{directory} holds no config.yaml: name a finished run's directory.")
-    return config.read(OmegaConf.load(file))  # type: ignore[arg-type]

@@ -1,15 +1,30 @@
-"""What a finished run was trained with: its images, its teacher. Nothing is trained here."""
+"""What a finished run was trained with: settings, images, teacher. Nothing is trained here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from noisy_kd import config
+from noisy_kd.config import Config
 from noisy_kd.data import ImageDataModule
-from noisy_kd.runs import load_config
+from noisy_kd.errors import InputError
 from noisy_kd.training import assembly, run
+
+
+def load_config(directory: str | Path) -> Config:
+    """The settings of a run.
+
+    Raises:
+        InputError: if the directory does not hold them.
+    """
+    file = Path(directory) / "config.yaml"
+    if not file.exists():
+        raise InputError(f"{directory} holds no config.yaml: name a finished run's directory.")
+    return config.read(OmegaConf.load(file))  # type: ignore[arg-type]
 
 
 def load_data(directory: str | Path) -> ImageDataModule:
@@ -35,7 +50,7 @@ def teacher_test_logits(directory: str | Path) -> Tensor | None:
 
 def untrained_teacher(directory: str | Path, data: ImageDataModule) -> nn.Sequential | None:
     """The network of the run's (first) teacher; None for a method without one."""
-    config = load_config(directory)
-    if not assembly.method(config).has_teacher:
+    settings = load_config(directory)
+    if not assembly.method(settings).has_teacher:
         return None
-    return run.teacher_nets(config, data)[0].eval().requires_grad_(False)
+    return run.teacher_nets(settings, data)[0].eval().requires_grad_(False)
