@@ -207,7 +207,6 @@ def read(cfg: DictConfig) -> Config:
         notation.parse(teacher)
     if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
         raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
-    _check_batch_norm(config)
     layers = notation.parse(config.student.layers)
     if config.student.dropout:
         notation.with_dropout(layers, config.student.dropout)
@@ -415,16 +414,6 @@ def check_range(
     for rule, holds in rules.items():
         if not holds:
             raise InputError(f"{key}={value} must be {rule}.")
-
-
-def _check_batch_norm(config: Config) -> None:
-    teacher = config.teacher
-    is_trained = teacher.checkpoint is None and config.method_name not in WITHOUT_TEACHER
-    if is_trained and teacher.batch_norm and teacher.batch_size == 1:
-        raise InputError(
-            "teacher.batch_norm=true needs mini-batches of at least two images: choose a larger "
-            "teacher.batch_size than 1."
-        )
 
 
 def _check_method(method: dict[str, Any]) -> None:

@@ -150,16 +150,14 @@ def load_safetensors(file: Path) -> nn.Module:
         weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     if "layers" not in about:
         raise InputError(f"{file} was not written by python -m noisy_kd.export.")
-    named, first = notation.parse(about["layers"])[0], about["preprocessing"]
-    of_its_own = [first] if "." in first else []
-    if isinstance(named, notation.Module) and not named.path.startswith("torchvision.models."):
-        of_its_own.append(named.path)
-    if of_its_own:
-        raise InputError(f"{file} names code of its own, {of_its_own[0]}: take the ONNX form.")
+    first, preprocessing = notation.parse(about["layers"])[0], about["preprocessing"]
+    for code in (preprocessing, first.path if isinstance(first, notation.Module) else ""):
+        if "." in code and not code.startswith("torchvision.models."):
+            raise InputError(f"{file} names code of its own, {code}: take the ONNX form.")
     net: nn.Module = build(about["layers"], tuple(about["input_shape"]), len(about["classes"]))
-    if first:
+    if preprocessing:
         buffers = {name[2:]: one for name, one in weights.items() if name.startswith("0.")}
-        net = nn.Sequential(restored(first, buffers), net)
+        net = nn.Sequential(restored(preprocessing, buffers), net)
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
+TEACHER_LOGITS = "teacher_logits.pt"  # of the test images, of several teachers the combined
+
 OMITTED_AT_DEFAULT: dict[str, Any] = {"shift": 0, "batch_norm": False}
 """Settings of the teacher and their defaults, at which they are left out of what identifies a run
 or a teacher: they came after the first results, which so keep their hashes."""
@@ -54,8 +56,8 @@ def finished(directory: Path, config_hash: str) -> Result | None:
 
 def forget(directory: Path) -> None:
     """Remove what the run has made: result, student, checkpoint, curves, evaluation."""
-    made = ("result.json", "*.pt", "last.ckpt", "evaluation*.json", "latency.json", "events.out.*")
-    for pattern in made:
+    made = ("result.json", "student.pt", "preprocessing.pt", TEACHER_LOGITS, "last.ckpt")
+    for pattern in (*made, "evaluation*.json", "latency.json", "events.out.*"):
         for file in directory.glob(pattern):
             file.unlink(missing_ok=True)
 

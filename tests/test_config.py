@@ -199,14 +199,6 @@ def test_ranges():
         check_range("x", 1, below=1)
 
 
-def test_batch_normalisation_of_one_image_is_none():
-    one = ["teacher.batch_norm=true", "data.batch_size=1"]
-    with pytest.raises(InputError, match="at least two images"):
-        compose(one)
-    compose([*one, "teacher.batch_size=2"])
-    compose([*one, "method=supervised"])  # has no teacher
-
-
 def test_the_resolver_names_the_directory():
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir

@@ -40,13 +40,13 @@ def test_float32_stays_float32(monkeypatch, exact):
 
 def test_the_processes_of_a_sweep_decide_alike(monkeypatch):
     """They are told what one of them has found."""
-    monkeypatch.setattr(hardware, "speeds", {"cpu": 2.0})
+    monkeypatch.setattr(hardware, "bf16_speeds", {"cpu": 2.0})
     monkeypatch.setattr(hardware, "_seconds", lambda *_: pytest.fail("tried again"))
     assert hardware.choose("auto", True, CPU).precision == "bf16"
 
 
 def test_the_probes_run(monkeypatch):
-    monkeypatch.setattr(hardware, "speeds", {})
+    monkeypatch.setattr(hardware, "bf16_speeds", {})
     assert hardware.bf16_speed(CPU) > 0
     assert isinstance(hardware._medium_is_exact(), bool)
 

@@ -14,7 +14,7 @@ from noisy_kd.export import export, load_safetensors
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of
 from noisy_kd.training import assembly
-from noisy_kd.training.run import run
+from noisy_kd.training.run import ready, run
 from noisy_kd.training.teacher import read_checkpoint
 
 SMALL = "own_nets.Small"
@@ -169,11 +169,19 @@ def test_a_resnet_teaches_a_student_on_a_folder_of_images(pictures, short, tmp_p
     assert facts["latency"]["teacher, torch, batch 1"] > 0
 
 
-@pytest.mark.parametrize("net", ["teacher", "student"])
-def test_batch_normalisation_of_one_image_is_refused(net, short, tmp_path):
-    key = {"teacher": "teacher.batch_size", "student": "data.batch_size"}[net]
-    with pytest.raises(InputError, match=f"{key}=1: batch normalisation"):
-        run([short(f"{net}.layers={SMALL}", f"{key}=1")], [tmp_path])
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        (f"teacher.layers={SMALL}", "teacher.batch_size=1"),
+        ("teacher.batch_norm=true", "teacher.batch_size=1"),
+        (f"student.layers={SMALL}", "data.batch_size=1"),
+    ],
+)
+def test_batch_normalisation_of_one_image_is_refused(network, size, short, tmp_path):
+    with pytest.raises(InputError, match=f"{size}: batch normalisation"):
+        ready([short(network, size)])
+    if network.startswith("teacher"):
+        ready([short(network, size, "method=supervised")])  # has no teacher
 
 
 def test_a_file_with_code_of_its_own_is_not_run(short, tmp_path):

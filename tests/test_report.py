@@ -5,10 +5,12 @@ import csv
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from noisy_kd.config import compose
@@ -103,6 +105,14 @@ def test_only_the_papers_noises_end_in_logit_regression():
     assert not block.cells[0].runs
     noisy = [result(0.2, "method.sigma=0.5", "seed=1"), *plain]
     assert only("quick", noisy).cells[0].errors() == {1: 10.0, 2: 10.0}
+
+
+@pytest.mark.parametrize("name", sorted(f.stem for f in (ROOT / "conf" / "method").glob("*.yaml")))
+def test_the_report_knows_which_methods_are_plain_without_noise(name):
+    keys = yaml.safe_load((ROOT / "conf" / "method" / f"{name}.yaml").read_text())
+    silent = [f"method.{key}=0" for key in ("alpha", "sigma") if key in keys]
+    plain = names(compose([f"method={name}", *silent]))["method"] == "logit_regression"
+    assert plain == (name in (*cells.PLAIN_AT_ZERO, "logit_regression"))
 
 
 def test_a_failed_run_does_not_hide_a_finished_one():
@@ -355,6 +365,17 @@ def command(folder, *arguments):
         capture_output=True,
         text=True,
     )
+
+
+def test_what_is_kept_is_written_though_nobody_reads_the_table(folder):
+    (folder / "results").mkdir()
+    keep_it = [sys.executable, "-m", "noisy_kd.report", "table1", "--keep", "table1"]
+    read, write = os.pipe()
+    os.close(read)  # as `| head` leaves it
+    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run(keep_it, cwd=folder, env=env, stdout=write, stderr=subprocess.DEVNULL)
+    os.close(write)
+    assert len((folder / "results" / "table1.jsonl").read_text().splitlines()) > 1
 
 
 def test_the_command_line(folder):

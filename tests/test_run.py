@@ -340,3 +340,11 @@ def test_a_short_run_on_real_data(real_data, short, tmp_path, name):
     (result,) = run([config], [tmp_path])
     assert result["test_size"] == 10_000
     assert result["test_error"] < 0.92
+
+
+def test_a_forced_run_forgets_what_it_made_and_nothing_else(tmp_path):
+    made = ("result.json", "student.pt", "preprocessing.pt", "teacher_logits.pt", "last.ckpt")
+    for name in (*made, "evaluation.json", "evaluation-100.json", "my_teacher.pt", "student.onnx"):
+        (tmp_path / name).touch()
+    runs.forget(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["my_teacher.pt", "student.onnx"]

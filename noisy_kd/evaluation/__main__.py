@@ -103,6 +103,9 @@ def _one(
         from noisy_kd.training.finished import teacher_test_logits
 
         taught = teacher_test_logits(directory)
+        result = runs.read_result(directory) or {}
+        if taught is None and result.get("teacher_test_errors") is not None:
+            print(f"{directory}: no agreement, the run kept no logits of its teacher (force=true)")
         return evaluation.clean(None if taught is None else taught[: len(evaluation.labels)])
     if kind == "ood":
         return evaluation.ood(other_images(data))

@@ -53,26 +53,28 @@ def main() -> None:
         tables_of = [overview(found, options.results)]
     else:
         tables_of = [table for sweep in asked for table in report(sweep, found, chosen)]
+    written = []  # before anything is printed: whoever reads may stop early
+    if options.plot is not None:
+        written.append(_plot(asked, found, chosen, options.plot))
+    if options.keep is not None:
+        written.append(_keep(options.keep, options.what, options.results, chosen, options.add))
     for table in tables_of:
         if options.format == "text":
             tables.show(table)
         else:
             print(FORMATS[options.format](table))
-    if options.plot is not None:
-        _plot(asked, found, chosen, options.plot)
-    if options.keep is not None:
-        _keep(options.keep, options.what, options.results, chosen, options.add)
+    print(*written, sep="\n", end="\n" if written else "")
 
 
 def _keep(
     name: str, words: list[str], folder: Path, chosen: Mapping[str, list[Value]], add: bool
-) -> None:
+) -> str:
     what = [word for word in words if "=" not in word]
     if len(what) != 1:
         raise InputError("--keep keeps one sweep, or robustness: name one.")
     found = robustness.evaluated(folder) if what[0] == "robustness" else read(folder)
     keep.keep(name, what[0], found, chosen, Path("results"), add)
-    print(f"kept: results/{name}.jsonl")
+    return f"kept: results/{name}.jsonl"
 
 
 def _check_plot(asked: list[Sweep], file: Path) -> None:
@@ -84,7 +86,7 @@ def _check_plot(asked: list[Sweep], file: Path) -> None:
 
 def _plot(
     asked: list[Sweep], found: Sequence[Result], chosen: Mapping[str, list[Value]], file: Path
-) -> None:
+) -> str:
     from noisy_kd.report.plots import draw
 
     blocks: list[Block] = cells.blocks(asked[0], found, chosen)
@@ -92,7 +94,7 @@ def _plot(
         told = "; ".join(tables.words(block.settings) for block in blocks)
         raise InputError(f"--plot: choose one of several sets of runs by KEY=VALUE: {told}.")
     draw(asked[0], blocks[0], file)
-    print(f"drawn: {file}")
+    return f"drawn: {file}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from noisy_kd.runs import OMITTED_AT_DEFAULT, Result
 NOISE = ("method.alpha", "method.sigma")
 ZERO = ("student.dropout", "optimizer.weight_decay")
 PLAIN_AT_ZERO = ("noisy_teacher", "noisy_student", "random_sigma", "logit_noise_additive")
+"""Methods that are logit regression where their noise is none."""
 WITHOUT_TEACHER = "supervised"
 SEVERAL_TEACHERS = "two_teachers"
 ALIASES = {"trainer.max_epochs": "max_epochs", "callbacks.best.patience": "patience"}

@@ -85,7 +85,7 @@ class _Worker:
         if self.process is None or not self.process.is_alive():
             spawn = get_context("spawn")
             self.pipe, theirs = spawn.Pipe()
-            arguments = (self.device, self.threads, theirs, hardware.speeds)
+            arguments = (self.device, self.threads, theirs, hardware.bf16_speeds)
             self.process = spawn.Process(target=_serve, args=arguments, daemon=True)
             self.process.start()
             theirs.close()
@@ -162,10 +162,10 @@ def _by(exitcode: int | None) -> str:
     return f" ({signal.Signals(-exitcode).name})"
 
 
-def _serve(device: str, threads: int, pipe: Connection, speeds: dict[str, float]) -> None:
+def _serve(device: str, threads: int, pipe: Connection, bf16_speeds: dict[str, float]) -> None:
     """A worker's life: train part after part; end when the sweep's process has ended.
 
-    ``speeds``: what :mod:`noisy_kd.training.hardware` has found, so that it is not tried again.
+    ``bf16_speeds``: what :mod:`noisy_kd.training.hardware` has found, not to be tried again.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep's process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -176,7 +176,7 @@ def _serve(device: str, threads: int, pipe: Connection, speeds: dict[str, float]
     from noisy_kd.training import hardware
 
     torch.set_num_threads(threads)
-    hardware.speeds.update(speeds)
+    hardware.bf16_speeds.update(bf16_speeds)
 
     def send(kind: str, content: Any) -> None:
         try:

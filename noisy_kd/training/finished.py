@@ -12,6 +12,7 @@ from noisy_kd import config
 from noisy_kd.config import Config
 from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError
+from noisy_kd.runs import TEACHER_LOGITS
 from noisy_kd.training import assembly, run
 
 
@@ -41,7 +42,7 @@ def teacher_test_logits(directory: str | Path) -> Tensor | None:
 
     None for a method without a teacher, and for a run of a version that did not keep them.
     """
-    file = Path(directory) / run.TEACHER_LOGITS
+    file = Path(directory) / TEACHER_LOGITS
     if not file.exists():
         return None
     logits: Tensor = torch.load(file, weights_only=True, map_location="cpu")

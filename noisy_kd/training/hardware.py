@@ -19,7 +19,7 @@ Net = TypeVar("Net", bound=nn.Module)
 FASTER = 1.3  # bf16 is chosen when a product of matrices is this much faster in it
 FLOAT32_ERROR = 1e-5  # relative error up to which a product counts as float32
 
-speeds: dict[str, float] = {}
+bf16_speeds: dict[str, float] = {}
 """Kind of device -> how much faster bf16 is: tried once, and handed to the processes of a sweep, so
 that all of them decide alike."""
 
@@ -142,14 +142,14 @@ def bf16_speed(device: torch.device) -> float:
     """How much faster a product of matrices is in bf16 than in float32, by trying."""
     if device.type == "mps":
         return 1.0
-    if device.type not in speeds:
+    if device.type not in bf16_speeds:
         rows = 4096 if device.type == "cuda" else 512  # enough to outweigh a GPU's launch
         times = {}
         for dtype in (torch.float32, torch.bfloat16):
             a = torch.ones(rows, 2 * rows, dtype=dtype, device=device)
             times[dtype] = min(_seconds(a, device) for _ in range(5))
-        speeds[device.type] = times[torch.float32] / times[torch.bfloat16]
-    return speeds[device.type]
+        bf16_speeds[device.type] = times[torch.float32] / times[torch.bfloat16]
+    return bf16_speeds[device.type]
 
 
 def _seconds(a: Tensor, device: torch.device) -> float:

@@ -27,7 +27,7 @@ from noisy_kd.errors import InputError
 from noisy_kd.evaluation import count_errors, predict_logits
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of, with_active_dropout
-from noisy_kd.runs import Result
+from noisy_kd.runs import TEACHER_LOGITS, Result
 from noisy_kd.training import assembly
 from noisy_kd.training.hardware import Numerics
 from noisy_kd.training.hints import hint_stage
@@ -37,7 +37,7 @@ from noisy_kd.training.teacher import trained_teacher
 
 log = logging.getLogger(__name__)
 
-TEACHER_LOGITS = "teacher_logits.pt"  # of the test images, of several teachers the combined
+NEEDS_TWO = "batch normalisation needs mini-batches of at least two images; take more."
 
 
 def run(
@@ -154,11 +154,12 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
     data.training_table(data.subset)
     data.training_table(configs[0].teacher.subset, "teacher.subset")
     assembly.check_shift(configs[0].teacher.shift, data.input_shape)
-    teachers = teacher_nets(configs[0], data)
+    teacher, teachers = configs[0].teacher, teacher_nets(configs[0], data)
+    is_trained = teacher.checkpoint is None and assembly.method(configs[0]).has_teacher
     for net in teachers:
         complexity.multiplications(net, data.input_shape)
-        if configs[0].teacher.checkpoint is None and assembly.method(configs[0]).has_teacher:
-            _check_batch_size(net, "teacher.batch_size", configs[0].teacher.batch_size)
+        if is_trained and teacher.batch_size == 1 and (teacher.batch_norm or _normalises(net)):
+            raise InputError(f"teacher.batch_size=1: {NEEDS_TWO}")
     for config in configs:
         student = new_student(config, data)
         complexity.multiplications(student, data.input_shape)
@@ -167,7 +168,8 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
             hint_stage(method.hint, teachers[0], student, data.input_shape, config.seed)
         if method.teacher_dropout is not None:
             with_active_dropout(teachers[0], method.teacher_dropout.probability)
-        _check_batch_size(student, "data.batch_size", config.data.batch_size)
+        if config.data.batch_size == 1 and _normalises(student):
+            raise InputError(f"data.batch_size=1: {NEEDS_TWO}")
         if _normalises(student) and config.optimizer.averaging == "swa":
             raise InputError(
                 "optimizer.averaging=swa: averaged weights of a net with batch normalisation need "
@@ -177,11 +179,6 @@ def check_fit(configs: list[Config], data: ImageDataModule) -> None:
 
 def _normalises(net: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in net.modules())
-
-
-def _check_batch_size(net: nn.Module, key: str, size: int) -> None:
-    if size == 1 and _normalises(net):
-        raise InputError(f"{key}=1: batch normalisation needs at least two images; take more.")
 
 
 def teacher_nets(config: Config, data: ImageDataModule) -> list[nn.Sequential]:
