@@ -665,6 +665,15 @@ def test_runs_are_added_to_those_that_are_kept(folder, table1):
     assert keep.read(kept)[2] == first  # without --add those before are gone
 
 
+def test_a_plot_of_other_runs_does_not_stay(table1, tmp_path):
+    keep.keep("mnist", "table1", table1, {}, tmp_path)
+    assert (tmp_path / "mnist.svg").exists()
+    ones = ("data=mnist", "method.sigma=0.5", "seed=0")
+    unusual = [result(0.5, *ones, f"trainer.max_epochs={n}") for n in (2, 5)]
+    keep.keep("mnist", "table1", unusual, {}, tmp_path)  # a table for each
+    assert not (tmp_path / "mnist.svg").exists()
+
+
 def test_what_would_spoil_kept_runs_is_not_added(folder):
     assert command(folder, "table1", "seed=1", "--keep", "mnist").returncode == 0
     kept = folder / "results" / "mnist.jsonl"

@@ -142,5 +142,6 @@ def _draw(what: str, found: list[Result], chosen: Mapping[str, list[Value]], fil
 
     sweep = sweeps.read(what)
     blocks = cells.blocks(sweep, found, chosen)
+    file.unlink(missing_ok=True)  # one of other runs
     if len(blocks) == 1:
         draw(sweep, blocks[0], file)
