@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,6 +20,8 @@ from noisy_kd.report import cells, cost, keep, plots, sweeps, tables
 from noisy_kd.report.page import overview, read, report, settings
 from noisy_kd.report.statistics import paired, spread
 from noisy_kd.training.run import names
+
+FEW = ("data.subset=1000", "data.val_size=2000")  # what sweeps on few images fix
 
 
 def result(error, *overrides, status="done", val_error=None, compression=2.0):
@@ -207,6 +210,50 @@ def test_other_settings_make_another_table_that_says_so(table1):
     chosen = settings(["trainer.max_epochs=2", "hydra/launcher=basic", "seed=0"])
     (table,) = report(sweeps.read("table1"), table1 + short, chosen)
     assert row(table, "0")["error %"] == "50.00"
+
+
+def test_runs_on_other_data_are_not_the_sweeps():
+    """batch_sizes is about 1,000 images."""
+    runs = [result(0.02, "data=mnist", "method=logit_regression")]
+    (table,) = report(sweeps.read("batch_sizes"), runs, {})
+    assert {row[2] for row in table.rows} == {"missing"}
+    assert any("data.subset=null" in note for note in table.notes)
+    found = {row[0]: row[2] for row in overview(runs, Path("runs")).rows}
+    assert found["batch_sizes"] == "0 of 6, and 1 with other settings"
+    assert found["table1"] == "1 of 11"
+    few = [result(0.02, "data=mnist", *FEW, "trainer.max_epochs=200", "method=logit_regression")]
+    (table,) = report(sweeps.read("batch_sizes"), few + runs, {})
+    assert [one[2] for one in table.rows if one[:2] == ["64", "0"]] == ["2.00"]
+
+
+def test_a_table_of_unusual_runs_says_so():
+    short = [
+        result(0.02, "data=mnist", f"method.sigma={s}", "trainer.max_epochs=2") for s in (0, 1)
+    ]
+    (table,) = report(sweeps.read("table1"), short, {})
+    assert table.title.endswith("(trainer.max_epochs=2)")
+    (table,) = report(sweeps.read("table1"), short, settings(["trainer.max_epochs=2"]))
+    assert "trainer.max_epochs" not in table.title  # as it was asked for
+
+
+def test_a_baseline_of_another_teacher_is_told(table1):
+    def taught(clean_errors):
+        errors = {run["config_hash"]: 68 for run in table1}
+        errors |= {r["config_hash"]: clean_errors for r in table1 if r["sigma"] == 0}
+        runs = [run | {"teacher_test_errors": errors[run["config_hash"]]} for run in table1]
+        (table,) = report(sweeps.read("table1"), runs, {})
+        return [note for note in table.notes if "another teacher" in note]
+
+    assert not taught(68)
+    (note,) = taught(83)
+    assert "than its baseline: σ 0.1 (68 test errors, not 83); σ 0.2 (" in note
+
+
+def test_runs_outside_the_grid_are_told(table1):
+    away = [result(0.5, "data=mnist", "method.sigma=0.25", f"seed={s}") for s in (0, 1)]
+    (table,) = report(sweeps.read("table1"), table1 + away, {})
+    note = "Outside this grid are runs that KEY=VALUE,... shows: method.sigma=0.25."
+    assert note in table.notes
 
 
 def test_a_few_runs_with_the_sweeps_settings_do_not_hide_a_whole_sweep():
@@ -417,7 +464,7 @@ def test_plots(name, kind, tmp_path):
         ],
         "alpha_sigma": [(f"method.alpha={a}", "method.sigma=0.2") for a in (0.1, 1.0)],
         "lengths": [
-            ("data=mnist", f"trainer.max_epochs={n}", f"method.sigma={s}")
+            ("data=mnist", *FEW, f"trainer.max_epochs={n}", f"method.sigma={s}")
             for n in (50, 200)
             for s in (0, 0.9)
         ],
@@ -661,8 +708,12 @@ def test_runs_are_added_to_those_that_are_kept(folder, table1):
     assert keep.markdown(kept) == text
     assert command(folder, "table1", *other_day(folder, again)).returncode == 0
     assert keep.read(kept)[1] == {}  # of any seed
+    done = command(folder, "table1", "seed=1", "--keep", "mnist")
+    assert done.returncode == 2
+    assert "holds 3 runs that are not among these" in done.stderr  # without --add not lost
+    kept.unlink()
     command(folder, "table1", "seed=1", "--keep", "mnist")
-    assert keep.read(kept)[2] == first  # without --add those before are gone
+    assert keep.read(kept)[2] == first
 
 
 def test_a_plot_of_other_runs_does_not_stay(table1, tmp_path):
@@ -670,6 +721,7 @@ def test_a_plot_of_other_runs_does_not_stay(table1, tmp_path):
     assert (tmp_path / "mnist.svg").exists()
     ones = ("data=mnist", "method.sigma=0.5", "seed=0")
     unusual = [result(0.5, *ones, f"trainer.max_epochs={n}") for n in (2, 5)]
+    (tmp_path / "mnist.jsonl").unlink()
     keep.keep("mnist", "table1", unusual, {}, tmp_path)  # a table for each
     assert not (tmp_path / "mnist.svg").exists()
 
@@ -685,6 +737,12 @@ def test_what_would_spoil_kept_runs_is_not_added(folder):
     other = command(folder, "table1", "method.sigma=0", *other_day(folder, run))
     assert "holds runs of other settings (the usual ones)" in other.stderr
     assert "holds runs of table1" in command(folder, "methods", *other_day(folder, run)).stderr
+    short = [run | {"settings": run["settings"] | {"max_epochs": 2.0}, "config_hash": "short"}]
+    done = command(folder, "table1", "seed=1", *other_day(folder, *short))
+    assert "1 of these runs have other settings" in done.stderr
+    assert "holds runs of table1" in command(folder, "readings", "--keep", "mnist").stderr
+    for name in ("a/b", "../mnist", ""):
+        assert "choose a plain name" in command(folder, "table1", f"--keep={name}").stderr
     assert "say --keep NAME" in command(folder, "table1", "--add").stderr
     assert kept.read_text() == before
 

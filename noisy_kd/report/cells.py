@@ -12,7 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from noisy_kd.report.sweeps import Sweep, Value, canonical, defaults_of, usual_settings
+from noisy_kd.report.sweeps import (
+    Sweep,
+    Value,
+    canonical,
+    defaults_of,
+    own_data_keys,
+    usual_settings,
+)
 from noisy_kd.runs import OMITTED_AT_DEFAULT, Result
 
 NOISE = ("method.alpha", "method.sigma")
@@ -59,11 +66,12 @@ class Block:
     """The cells of runs that share all settings but the axes and the seed.
 
     Args:
-        settings: those in which it differs from other blocks.
+        settings: those in which it differs from other blocks, and from the sweep's own.
         cells: in the order of the grid; a cell without runs is missing.
         baselines: logit regression with the same settings, by the axes that matter to it.
         is_papers: whether data, networks and noise are those of the paper's numbers.
         others: of runs that are left out, the settings in which they differ from the sweep's.
+        outside: of runs that are outside the grid, their values of the axes.
     """
 
     settings: dict[str, Value]
@@ -71,6 +79,7 @@ class Block:
     baselines: dict[tuple[Value, ...], Cell]
     is_papers: bool = True
     others: list[dict[str, Value]] = field(default_factory=list)
+    outside: list[dict[str, Value]] = field(default_factory=list)
 
     def baseline_of(self, cell: Cell) -> Cell | None:
         """Logit regression beside this cell."""
@@ -96,7 +105,7 @@ def blocks(
     """The sweep's cells, one block for each set of other settings; one without runs if none fits.
 
     If the runs with the sweep's own settings fill as many cells as those with any others, the
-    others are left out, and told.
+    others are left out, and told; so are, in any case, runs on data that the sweep's file excludes.
 
     Args:
         sweep: whose.
@@ -115,21 +124,24 @@ def blocks(
     if own:
         noisy = [run for run in runs if run not in plain]
     cores = _cores(noisy, axes) or _cores(plain, axes)
-    if not cores:
-        return [Block({}, _grid(axes), {}, _is_papers(sweep, chosen, None))]
+    unusual: list[dict[str, Value]] = [{} for _ in cores]
     others: list[dict[str, Value]] = []
     if not own:
-        cores, others = _own_cores(sweep, cores, noisy + plain, axes, chosen)
+        cores, unusual, others = _own_cores(sweep, cores, noisy + plain, axes, chosen)
     found = []
-    for core in cores:
+    for core, told in zip(cores, unusual, strict=True):
         beside = [run for run in plain if _belongs(run, core, axes)]
         members = [run for run in noisy if _belongs(run, core, axes)]
         for variant in _variants(sweep, members, axes, chosen):
             settings = {key: one for key, one in core.items() if _differs(key, one, cores)}
-            settings |= variant.settings
+            settings |= told | variant.settings
             cells = _filled(_grid(axes), variant.runs, beside, methods, axes)
             papers = _is_papers(sweep, chosen, (variant.runs or beside)[0])
-            found.append(Block(settings, cells, _baselines(axes, beside), papers))
+            block = Block(settings, cells, _baselines(axes, beside), papers)
+            block.outside = _outside(variant.runs, axes)
+            found.append(block)
+    empty = [Block({}, _grid(axes), {}, _is_papers(sweep, chosen, None))]
+    found = [block for block in found if block.seeds] or found[:1] or empty
     found[-1].others = others
     return found
 
@@ -224,17 +236,22 @@ def _own_cores(
     runs: list[Result],
     axes: Mapping[str, list[Value]],
     chosen: Mapping[str, list[Value]],
-) -> tuple[list[dict[str, Any]], list[dict[str, Value]]]:
-    """The cores with the sweep's own settings, if they fill enough cells; and what others have."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Value]], list[dict[str, Value]]]:
+    """Which cores to show, how each differs from the sweep's own settings, how the others do.
+
+    Those with the sweep's own settings, if they fill enough cells; none on other data.
+    """
     unusual = [_unusual(sweep, core, runs, axes, chosen) for core in cores]
+    fitting = [k for k, one in enumerate(unusual) if not own_data_keys(sweep.name) & one.keys()]
     sizes = [
         len({_place(run, axes) for run in runs if _belongs(run, core, axes)} - {""})
         for core in cores
     ]
-    usual = [k for k, one in enumerate(unusual) if not one]
-    if not usual or max(sizes[k] for k in usual) < max(sizes):
-        return cores, []
-    return [cores[k] for k in usual], [one for one in unusual if one]
+    usual = [k for k in fitting if not unusual[k]]
+    enough = usual and max(sizes[k] for k in usual) >= max(sizes[k] for k in fitting)
+    shown = usual if enough else fitting
+    others = [one for k, one in enumerate(unusual) if k not in shown]
+    return [cores[k] for k in shown], [unusual[k] for k in shown], others
 
 
 def _unusual(
@@ -262,6 +279,13 @@ def _place(run: Result, axes: Mapping[str, list[Value]]) -> str:
     found = {axis: value(run, axis) for axis in axes}
     inside = all(one is NOWHERE or one in axes[axis] for axis, one in found.items())
     return json.dumps([str(one) for one in found.values()]) if inside else ""
+
+
+def _outside(runs: list[Result], axes: Mapping[str, list[Value]]) -> list[dict[str, Value]]:
+    """The axes' values of runs that are in no cell."""
+    away = [{axis: value(run, axis) for axis in axes} for run in runs if not _place(run, axes)]
+    found = [{axis: one for axis, one in key.items() if one is not NOWHERE} for key in away]
+    return [one for k, one in enumerate(found) if one not in found[:k]]
 
 
 def _belongs(run: Result, core: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:

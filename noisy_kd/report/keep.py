@@ -34,6 +34,8 @@ def keep(
 ) -> None:
     """Write the files of a table into a folder, and its part of RESULTS.md above it.
 
+    Kept runs are not lost: they are added to, or all of them are among the new ones.
+
     Args:
         name: of the files.
         what: a sweep, or ``robustness``.
@@ -44,18 +46,33 @@ def keep(
             new one has not failed.
 
     Raises:
-        InputError: if there is no run to keep, or NAME.jsonl holds those of something else.
+        InputError: if there is no run to keep, NAME is no name, or NAME.jsonl holds runs of
+            something else, or others that would be lost.
     """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise InputError(f"--keep {name}: choose a plain name, the files go to {folder}.")
     runs = _members(what, found, chosen)
     if not runs:
         raise InputError(f"there are no runs of {what} to keep.")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.jsonl"
     kept: dict[Any, Result] = {}
-    if add and file.exists():
+    if file.exists():
         was, asked, held = read(file)
-        chosen = _joined((was, asked), (what, chosen), file)
         kept = {_key(run): run for run in held}
+        if was != what:
+            raise InputError(f"{file} holds runs of {was}, not of {what}: take another name.")
+        if add:
+            chosen = _joined(asked, chosen, file)
+            shown = {_key(run) for run in _members(what, [*held, *runs], chosen)}
+            if away := len({_key(run) for run in runs} - shown):
+                told = f"{away} of these runs have other settings than those of {file}"
+                raise InputError(f"{told}, and would not be shown: keep them by another name.")
+        elif lost := len(kept.keys() - {_key(run) for run in runs}):
+            advice = "--add keeps them too; to start anew remove the file"
+            raise InputError(f"{file} holds {lost} runs that are not among these: {advice}.")
+        else:
+            kept = {}
     for run in runs:
         own = {k: v for k, v in run.items() if k not in LEFT_OUT}
         if run["status"] != "failed" or _key(run) not in kept:
@@ -77,18 +94,14 @@ def _key(run: Result) -> tuple[str, int | None]:
 
 
 def _joined(
-    held: tuple[str, Mapping[str, list[Value]]],
-    more: tuple[str, Mapping[str, list[Value]]],
-    file: Path,
+    held: Mapping[str, list[Value]], more: Mapping[str, list[Value]], file: Path
 ) -> dict[str, list[Value]]:
     """The settings of kept runs and of those that come to them: only their seeds may differ."""
-    if held[0] != more[0]:
-        raise InputError(f"{file} holds runs of {held[0]}, not of {more[0]}: take another name.")
-    first, second = ({k: v for k, v in one.items() if k != "seed"} for _, one in (held, more))
+    first, second = ({k: v for k, v in one.items() if k != "seed"} for one in (held, more))
     if first != second:
         told = " ".join(f"{key}={','.join(map(text_of, one))}" for key, one in first.items())
         raise InputError(f"{file} holds runs of other settings ({told or 'the usual ones'}).")
-    seeds, new = held[1].get("seed"), more[1].get("seed")
+    seeds, new = held.get("seed"), more.get("seed")
     if seeds is None or new is None:  # one of them is of all seeds
         return first
     return first | {"seed": list(dict.fromkeys([*seeds, *new]))}

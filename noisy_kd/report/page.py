@@ -88,10 +88,11 @@ def overview(found: Sequence[Result], folder: Path) -> Table:
     for name in sweeps.names():
         sweep = sweeps.read(name)
         blocks = cells.blocks(sweep, found)
-        own = [cell for block in blocks for cell in block.cells]
-        done = sum(len(cell.done) for cell in own)
-        full = sum(bool(cell.done) for cell in own)
-        others = len(blocks[-1].others)
+        filled = [sum(bool(cell.done) for cell in block.cells) for block in blocks]
+        best = filled.index(max(filled))
+        others = len(blocks) - 1 + len(blocks[-1].others)
         more = f", and {others} with other settings" if others else ""
-        rows.append([name, sweep.title, f"{full} of {len(own)}{more}", str(done)])
+        own = blocks[best].cells
+        done = sum(len(cell.done) for cell in own)
+        rows.append([name, sweep.title, f"{filled[best]} of {len(own)}{more}", str(done)])
     return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "cells", "runs"], rows)

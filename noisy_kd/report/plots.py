@@ -46,7 +46,8 @@ def draw(sweep: Sweep, block: Block, file: Path) -> None:
         _curves(plot, sweep, block, numeric[-1])
     else:
         _points(plot, sweep, block)
-    plot.set_title(sweep.title, fontsize=8, wrap=True)
+    settings = f" ({tables.words(block.settings)})" if block.settings else ""
+    plot.set_title(sweep.title + settings, fontsize=8, wrap=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if file.suffix == ".svg" else {}
     figure.savefig(file, metadata=metadata)

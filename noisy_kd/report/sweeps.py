@@ -73,6 +73,13 @@ def read(name: str) -> Sweep:
 
 
 @cache
+def own_data_keys(name: str) -> frozenset[str]:
+    """The keys of the data that a sweep's file sets: runs on other data are not the sweep's."""
+    own = _yaml(SWEEPS / f"{name}.yaml")
+    return frozenset(f"data.{key}" for key in own.get("data", {}))
+
+
+@cache
 def defaults_of(method: str, dataset: str) -> dict[str, Value]:
     """What the files of a method and a data set give: the method's keys, and the networks."""
     return _networks(dataset) | _section(_composed(dataset, method=method), "method")

@@ -66,6 +66,13 @@ def table(sweep: Sweep, block: Block) -> Table:
     notes = [_what(block), NOTE] if seeds else []
     if not any(cell.done for cell in block.baselines.values()) and seeds:
         notes.append("The baseline is missing: the same runs with method=logit_regression.")
+    if _apart(block):
+        notes.append(f"Taught by another teacher than its baseline: {'; '.join(_apart(block))}.")
+    if block.outside:
+        told = "; ".join(words(one) for one in block.outside[:OTHERS])
+        more = len(block.outside) - OTHERS
+        told += f"; and {more} more" if more > 0 else ""
+        notes.append(f"Outside this grid are runs that KEY=VALUE,... shows: {told}.")
     if block.others:
         told = "; ".join(words(one) for one in block.others[:OTHERS])
         more = len(block.others) - OTHERS
@@ -92,7 +99,8 @@ def words(settings: Mapping[str, Value]) -> str:
 
 def _what(block: Block) -> str:
     """Data, teacher and its test error, students, and length of the runs."""
-    runs = [run for cell in block.cells for run in cell.runs.values()]
+    members = [run for cell in block.cells for run in cell.runs.values()]
+    runs = members + [run for cell in block.baselines.values() for run in cell.done.values()]
     first, same = runs[0], ("dataset", "teacher")
     taught = [run for run in runs if all(run[key] == first[key] for key in same)]
     errors = [e for run in taught if (e := run.get("teacher_test_error")) is not None]
@@ -100,9 +108,28 @@ def _what(block: Block) -> str:
     teacher = first["teacher"] + (f" ({' to '.join(ends)} % test error)" if ends else "")
     done = [(cell.key, run["student"]) for cell in block.cells for run in cell.runs.values()]
     students = ", ".join(dict.fromkeys(str(key.get("student.layers", name)) for key, name in done))
-    lengths = sorted({run["settings"]["max_epochs"] for run in runs})
+    lengths = sorted({run["settings"]["max_epochs"] for run in members})
     epochs = ", ".join(f"{length:g}" for length in lengths)
     return f"{first['dataset']}, {teacher} -> {students}, {epochs} epochs."
+
+
+def _apart(block: Block) -> list[str]:
+    """The cells whose teacher makes another number of errors than that of their baseline."""
+    found = []
+    for cell in block.cells:
+        baseline = block.baseline_of(cell)
+        beside = {} if baseline is None else baseline.done
+        for seed, run in cell.done.items():
+            other = beside.get(seed, run)
+            errors = [one.get("teacher_test_errors") for one in (run, other)]
+            if run["teacher"] == other["teacher"] and errors[0] != errors[1] and None not in errors:
+                found.append(f"{_where(cell)} ({errors[0]} test errors, not {errors[1]})")
+                break
+    return found
+
+
+def _where(cell: Cell) -> str:
+    return ", ".join(f"{SHORT.get(axis, axis)} {text(one)}" for axis, one in cell.key.items())
 
 
 def best_table(sweep: Sweep, block: Block) -> Table | None:
@@ -246,7 +273,7 @@ def _paper(sweep: Sweep, cell: Cell, measured: float | None) -> list[str]:
 def _gaps(block: Block) -> list[str]:
     seeds, notes = block.seeds, []
     for cell in block.cells:
-        where = ", ".join(f"{SHORT.get(axis, axis)} {text(one)}" for axis, one in cell.key.items())
+        where = _where(cell)
         for kind in ("diverged", "failed"):
             if cell.count(kind):
                 bad = [str(s) for s, run in cell.runs.items() if run["status"] == kind]
