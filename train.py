@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from noisy_kd import errors
-from noisy_kd.config import check_config_name, register_resolvers
+from noisy_kd.config import check_command_line, is_setting, register_resolvers
 from noisy_kd.plugins import add_to_path
 
 add_to_path()
@@ -24,8 +24,12 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def command() -> None:
-    """Look at the name after -cn first: Hydra would name only the folders it searched."""
-    check_config_name(sys.argv[1:])
+    """Look at the name after -cn first: Hydra would name only the folders it searched.
+
+    Settings go last: with an option between them Hydra's parser knows only the first.
+    """
+    check_command_line(sys.argv[1:])
+    sys.argv[1:] = sorted(sys.argv[1:], key=is_setting)
     main()
 
 

@@ -7,6 +7,7 @@ and its gradient with the noise drawn anew many times, beside what the identity 
 from pathlib import Path
 
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch.nn.functional import linear
 
@@ -54,7 +55,9 @@ def main() -> None:
     for plot in (left, right):
         plot.set_xlabel("σ")
         plot.legend(fontsize="small")
-    figure.savefig(Path(__file__).parent / "images" / "identity.svg")
+    file = Path(__file__).parent / "images" / "identity.svg"
+    with rc_context({"svg.hashsalt": "identity"}):  # the same file each time
+        figure.savefig(file, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def _rows(facts: dict[str, Any]) -> dict[str, Any]:
     """What the card's table says, by name."""
     run, exported, about = facts["result"], facts["exported"], facts["about"]
     noise = ", ".join(f"{k} = {run[k]:g}" for k in ("alpha", "sigma") if run.get(k) is not None)
-    takes = "uint8 images" if about["preprocessing"] else "preprocessed images"
+    takes = "uint8 images" if about["preprocessing"] else f"images after {facts['preprocessing']}"
     rows = {
         "file": f"`{Path(exported['file']).name}`",
         "data": run["dataset"],

@@ -32,6 +32,10 @@ WITHOUT_TEACHER = ("supervised",)  # methods whose numbers no teacher decides
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SWEEPS = CONF.parent / "sweeps"
+HYDRAS = {  # options of Hydra's own that take a value
+    *("--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--info"),
+    "--experimental-rerun",
+}
 
 
 def _checked(default: Any = MISSING, **rules: Any) -> Any:
@@ -166,21 +170,29 @@ class Config:
         return network_name(self.student.layers)
 
 
-def check_config_name(arguments: Sequence[str]) -> None:
-    """Refuse a configuration or sweep that is not there, with the names that are.
+def check_command_line(arguments: Sequence[str]) -> None:
+    """Refuse a configuration or sweep that is not there, and settings with dashes before them.
 
     Args:
         arguments: of the command line.
 
     Raises:
-        InputError: with the names.
+        InputError: with the names that there are, or the setting without dashes.
     """
     names = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
     for flag, value in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, _, given = flag.partition("=")
         name = (given or value).removesuffix(".yaml")
         if flag in ("-cn", "--config-name") and name not in ("config", *names):
-            raise InputError(f"there is no sweep named {name}: choose {', '.join(names)}.")
+            told = f"there is no sweep named {name}" if name else f"{flag} takes a sweep's name"
+            raise InputError(f"{told}: choose {', '.join(names)}.")
+        if flag.startswith("--") and given and flag not in HYDRAS:
+            raise InputError(f"{flag}={given}: settings have no dashes, {flag[2:]}={given}.")
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word of the command line is a KEY=VALUE, and no option or its value."""
+    return not word.startswith("-") and ("=" in word or word.startswith("~"))
 
 
 def read(cfg: DictConfig) -> Config:

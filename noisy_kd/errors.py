@@ -102,6 +102,7 @@ def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: 
     try:
         with redirect_stderr(_WithoutHydrasLine(sys.stderr)):
             main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         how = ", without force=true," if "force=true" in sys.argv else ""
         print(f"Interrupted; the same command{how} goes on where it stopped.", file=sys.stderr)
@@ -109,6 +110,9 @@ def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: 
     except TrainingError as error:
         print(f"noisy-kd: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever reads, as head does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if not is_input_error(error) and not (isinstance(error, OSError) and not started()):
             raise

@@ -105,6 +105,8 @@ def export(
         calibration = takes(data.images.pixels[data.train_rows[:CALIBRATION]])
         _quantise(files["exported"], files["int8"], int8, calibration)
     facts: dict[str, Any] = {"result": result, "about": about, "int8_kind": int8}
+    told = (type(preprocessing).__doc__ or "").partition("\n")[0]
+    facts["preprocessing"] = f"{kind_of(preprocessing)} ({told})"
     facts |= _checks(files, net, preprocessing, takes, data)
     onnx = {name: files[kind] for kind, name in ONNX.items() if kind in files and form == "onnx"}
     facts["latency"] = _kept_latencies(directory, data, model, example, onnx)

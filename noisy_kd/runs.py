@@ -86,8 +86,6 @@ def load_student(directory: str | Path) -> nn.Sequential:
     Raises:
         InputError: if the directory holds no finished student, or its training did not end well.
     """
-    import torch
-
     from noisy_kd.model.network import build
 
     result = read_result(Path(directory))
@@ -98,7 +96,7 @@ def load_student(directory: str | Path) -> nn.Sequential:
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
     classes = len(result["classes"]) if "classes" in result else None
     net = build(result["student_layers"], tuple(result["input_shape"]), classes)
-    net.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+    net.load_state_dict(_tensors(file))
     return net.eval()
 
 
@@ -108,12 +106,26 @@ def load_preprocessing(directory: str | Path) -> nn.Module:
     Raises:
         InputError: if the directory does not hold it, or it is of code that cannot be imported.
     """
-    import torch
-
     from noisy_kd.data import preprocess
 
     file = Path(directory) / "preprocessing.pt"
     if not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
-    content = torch.load(file, weights_only=True, map_location="cpu")
+    content = _tensors(file)
     return preprocess.restored(content["kind"], content["state"])
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    """What a file of a finished run holds.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    import torch
+
+    try:
+        content: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # of many kinds: zip, pickle, end of file
+        why = " ".join(str(error).split())[:80]
+        raise InputError(f"{file} is damaged ({why}): force=true makes the run again.") from error
+    return content

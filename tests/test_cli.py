@@ -106,6 +106,8 @@ BAD = {
     "student=fc800": "model@student=NAME",
     "seed": "they are KEY=VALUE",
     "--config-name=tabel3": "there is no sweep named tabel3: choose alpha_sigma, ",
+    "-cn": "-cn takes a sweep's name: choose alpha_sigma, ",
+    "--seed=3": "settings have no dashes, seed=3",
 }
 
 
@@ -117,6 +119,25 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, argument):
     assert len(lines) == 1, done.stderr
     assert BAD[argument] in lines[0]
     assert not list(tmp_path.glob("runs/*/*"))  # and nothing is left behind
+
+
+def test_options_may_stand_between_settings(command):
+    done = command("seed=3", "--cfg", "job", "trainer.max_epochs=7")
+    assert done.returncode == 0, done.stderr
+    assert "seed: 3\n" in done.stdout
+    assert "max_epochs: 7\n" in done.stdout
+
+
+def test_who_reads_may_stop_early(command):
+    words = (sys.executable, "-m", "noisy_kd.report", "table1", "--format", "csv")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    )
+    running.stdout.close()
+    assert running.stderr.read() == ""
+    assert running.wait(timeout=60) == 0
+    running.stderr.close()
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "svhn", "folder"])

@@ -1,6 +1,7 @@
 """Evaluation of finished runs: the numbers, the file, the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -127,7 +128,9 @@ def test_the_command_line(finished, tmp_path):
     done = command(tmp_path, str(finished[0]), "--on", "clean,calibration", "--limit", "50")
     assert done.returncode == 0, done.stderr
     assert "ece" in done.stdout
-    assert list(finished[0].glob("events*.evaluation"))
+    command(tmp_path, str(finished[0]), "--on", "noise", "--limit", "60")
+    (curves,) = finished[0].glob("events*.evaluation")  # those before have given way
+    assert b"accuracy/noise" in curves.read_bytes()
     wrong = command(tmp_path, str(finished[0]), "--on", "clear")
     assert wrong.returncode == 2
     assert "choose clean, noise" in wrong.stderr
@@ -150,6 +153,14 @@ def test_runs_that_cannot_be_evaluated_do_not_stop_the_others(finished, tmp_path
     assert done.returncode == 2
     assert "1 of 2 runs skipped" in done.stderr
     assert "clean" in done.stdout
+
+
+def test_a_damaged_student_is_refused(finished, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(finished[1], damaged)
+    (damaged / "student.pt").write_bytes((finished[1] / "student.pt").read_bytes()[:300])
+    with pytest.raises(InputError, match=r"student\.pt is damaged"):
+        load_student(damaged)
 
 
 def test_a_directory_without_a_student_is_refused(tmp_path):

@@ -121,6 +121,9 @@ def test_the_command_line_lists_and_cleans(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.txt").write_text("not an entry")
     assert "removed 4 entries" in command("clean")
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
+    monkeypatch.setattr("sys.argv", ["store", "list", "--store", str(tmp_path / "nowhere")])
+    with pytest.raises(InputError, match="there is no folder"):
+        store.main()
 
 
 def test_cleaning_leaves_what_is_in_the_making_and_needs_no_sound_entry(tmp_path):

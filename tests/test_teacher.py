@@ -156,10 +156,12 @@ def test_more_layers_or_values_that_are_not_finite_are_refused(tmp_path, net):
     torch.save(weights | {"9.weight": torch.zeros(3)}, tmp_path / "more.pt")
     torch.save(weights | {"1.bias": torch.full((5,), torch.nan)}, tmp_path / "nan.pt")
     torch.save(dict.fromkeys(weights, 3), tmp_path / "ints.pt")
+    torch.save({"model": weights, "epoch": 3}, tmp_path / "nested.pt")
     for name, what in {
         "more": "no 9.weight",
+        "nested": r"not only tensors \(model, epoch\): save the state dict alone",
         "nan": "not finite",
-        "ints": "cannot be read",
+        "ints": r"not only tensors \(1.weight",
     }.items():
         with pytest.raises(InputError, match=what):
             read_checkpoint(tmp_path / f"{name}.pt", net)

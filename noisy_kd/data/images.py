@@ -228,6 +228,8 @@ def _read_svhn(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pixels [H, W, C, N] as the file has them, and labels, with the digit 0 as class 0."""
     from scipy.io import loadmat
 
+    if not file.exists():
+        raise FileNotFoundError(f"there is no {file.name}")  # SciPy's own words name no file
     content = loadmat(file)
     pixels, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
     if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(labels)):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from noisy_kd.evaluation.robustness import Evaluation
 
 KINDS = ("clean", "noise", "corruptions", "fgsm", "pgd", "calibration", "ood")
+ACCURACIES = ("noise", "corruptions", "fgsm", "pgd")  # those that are accuracies by strength
 
 
 def main() -> None:
@@ -144,7 +145,8 @@ def told(found: dict[str, Any]) -> str:
     for kind, numbers in found.items():
         if isinstance(numbers, dict):
             words = [f"{key} {one:.4f}" for key, one in numbers.items() if isinstance(one, float)]
-            lines.append(f"  {kind:12} {', '.join(words)}")
+            what = "accuracy at " if kind in ACCURACIES else ""
+            lines.append(f"  {kind:12} {what}{', '.join(words)}")
     return "\n".join(lines)
 
 
@@ -152,6 +154,8 @@ def _to_tensorboard(found: dict[str, Any], directory: Path) -> None:
     """Numbers as text, curves over the strength in thousandths (severity for corruptions)."""
     from torch.utils.tensorboard import SummaryWriter
 
+    for old in directory.glob("events.out.tfevents.*.evaluation"):
+        old.unlink()
     with SummaryWriter(str(directory), filename_suffix=".evaluation") as writer:
         writer.add_text("evaluation", told(found).replace("\n", "  \n"))
         for kind in ("noise", "fgsm", "pgd"):

@@ -282,9 +282,14 @@ def _place(run: Result, axes: Mapping[str, list[Value]]) -> str:
 
 
 def _outside(runs: list[Result], axes: Mapping[str, list[Value]]) -> list[dict[str, Value]]:
-    """The axes' values of runs that are in no cell."""
+    """The axes' values of runs that are in no cell for a number that is not on the grid."""
     away = [{axis: value(run, axis) for axis in axes} for run in runs if not _place(run, axes)]
     found = [{axis: one for axis, one in key.items() if one is not NOWHERE} for key in away]
+    found = [
+        key
+        for key in found
+        if all(isinstance(one, float) or one in axes[axis] for axis, one in key.items())
+    ]
     return [one for k, one in enumerate(found) if one not in found[:k]]
 
 

@@ -28,7 +28,7 @@ class Sweep:
 
     Args:
         name: of its file.
-        title: the first line of its comment.
+        title: the first line of its file, a comment.
         axes: key -> the values of the grid, without ``seed``.
         dataset: of its runs.
         methods: of its runs, besides their zero-noise ends.
@@ -68,7 +68,8 @@ def read(name: str) -> Sweep:
     paper = content.get("paper") or {}
     if "same_as" in paper:
         paper = read(paper["same_as"]).paper
-    title = text.splitlines()[0].lstrip("# ").rstrip(".")
+    first = text.splitlines()[0]
+    title = first.lstrip("# ").rstrip(".") if first.startswith("#") else "a sweep without a title"
     return Sweep(name, title, axes, chosen["data"], methods, paper)
 
 

@@ -129,8 +129,9 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
     groups = grid.groups([configs[place] for place in todo], [Path(place) for place in todo])
     begun = sum((job.directory / "last.ckpt").exists() for job in todo.values())
     log.info(
-        "%d runs: %d finished, %d to train, as %d stack(s)%s.",
-        *(len(by_place), len(by_place) - len(todo), len(todo), len(groups)),
+        "%d runs: %d finished, %d to train in %d stack%s, shared out between the processes%s.",
+        *(len(by_place), len(by_place) - len(todo), len(todo)),
+        *(len(groups), "" if len(groups) == 1 else "s"),
         f"; {begun} go on where they stopped" if begun else "",
     )
     if not todo:

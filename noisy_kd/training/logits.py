@@ -41,7 +41,7 @@ def cached_logits(teacher: nn.Sequential, data: ImageDataModule, folder: Path) -
     }
 
     def make(_: Path) -> dict[str, object]:
-        log.info("Computing the teacher's logits of %d samples.", len(data.all_views()))
+        log.info("Computing the teacher's logits of all %d samples, once.", len(data.all_views()))
         tensors = {
             "train": predict_logits(teacher, data.all_views()),
             "test": predict_logits(teacher, data.test_table()),

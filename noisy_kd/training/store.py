@@ -180,6 +180,8 @@ def main() -> None:
     parser.add_argument("action", choices=["list", "clean"])
     parser.add_argument("--store", type=Path, default=Path(".cache/store"), help="its folder")
     options = parser.parse_args()
+    if not options.store.is_dir() and options.store != parser.get_default("store"):
+        raise InputError(f"there is no folder {options.store}: --store names the store's.")
     if options.action == "clean":
         print(f"removed {clean(options.store)} entries from {options.store}")
         return

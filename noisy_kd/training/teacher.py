@@ -80,13 +80,16 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
         content: Any = torch.load(file, weights_only=True, map_location="cpu")
         content = content.get("state_dict", content)
         weights = {str(name): value for name, value in content.items()}
-        if not all(isinstance(value, Tensor) for value in weights.values()):
-            raise TypeError("not only tensors")
     except Exception as error:  # torch raises many kinds; all mean an unusable file
         raise InputError(
             f"teacher.checkpoint={file} cannot be read as a state dict or a Lightning checkpoint "
             f"({type(error).__name__}): save it by torch.save(net.state_dict(), FILE)."
         ) from error
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(
+            f"teacher.checkpoint={file} holds not only tensors ({', '.join(list(weights)[:3])}): "
+            "save the state dict alone, torch.save(net.state_dict(), FILE)."
+        )
     inner = net[0] if isinstance(net, nn.Sequential) else net
     whole = hasattr(inner, "import_path")  # not of the notation: the file has it without "0."
     expected = (inner if whole else net).state_dict()
