@@ -66,10 +66,13 @@ def _curves(plot: Axes, sweep: Sweep, block: Block, axis: str) -> None:
         known = [(x, number) for x, number in paper if number is not None]
         if len(known) > 1:
             plot.plot(*zip(*known, strict=True), "--", color=PAPER, label=f"paper {label}".strip())
-    for cell in block.baselines.values():
+    names = list(lines)
+    for name, cell in block.baselines.items():
         clean = spread(cell.errors())
         if clean is not None:
-            plot.axhline(clean.mean, color=BASELINE, linewidth=1, label="logit regression")
+            color = f"C{names.index(name)}" if name and name in names else BASELINE
+            label = ", ".join(["logit regression", *map(tables.text, name)])
+            plot.axhline(clean.mean, color=color, linewidth=1, linestyle=":", label=label)
     if axis in ("optimizer.weight_decay", "method.temperature"):
         plot.set_xscale("symlog" if axis.endswith("decay") else "log", **_scale(axis))
     plot.set_xlabel(tables.SHORT.get(axis, axis))
