@@ -23,8 +23,7 @@ results:
 	@$(MAKE) --no-print-directory .venv/.train
 	@for table in $(TABLE); do \
 		$(BIN)/python train.py -cn $$table seed=$(SEEDS) $(ARGS) && \
-		rm -f results/$$table.jsonl && \
-		$(BIN)/python -m noisy_kd.report $$table $(ARGS) --keep $$table || exit $$?; \
+		$(BIN)/python -m noisy_kd.report $$table $(ARGS) --keep $$table --replace || exit $$?; \
 	done
 
 cifar10:

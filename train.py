@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from noisy_kd import errors
-from noisy_kd.config import check_command_line, is_setting, register_resolvers
+from noisy_kd.config import check_command_line, options_first, register_resolvers
 from noisy_kd.plugins import add_to_path
 
 add_to_path()
@@ -24,12 +24,9 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def command() -> None:
-    """Look at the name after -cn first: Hydra would name only the folders it searched.
-
-    Settings go last: with an option between them Hydra's parser knows only the first.
-    """
+    """Look at the name after -cn first: Hydra would name only the folders it searched."""
     check_command_line(sys.argv[1:])
-    sys.argv[1:] = sorted(sys.argv[1:], key=is_setting)
+    sys.argv[1:] = options_first(sys.argv[1:])
     main()
 
 

@@ -32,9 +32,13 @@ WITHOUT_TEACHER = ("supervised",)  # methods whose numbers no teacher decides
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SWEEPS = CONF.parent / "sweeps"
-HYDRAS = {  # options of Hydra's own that take a value
-    *("--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--info"),
-    "--experimental-rerun",
+TAKE_A_VALUE = {  # Hydra's options that do
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--shell-completion", "-sc"),
+}
+HYDRAS = TAKE_A_VALUE | {
+    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
+    *("--info", "-i", "--"),
 }
 
 
@@ -186,13 +190,24 @@ def check_command_line(arguments: Sequence[str]) -> None:
         if flag in ("-cn", "--config-name") and name not in ("config", *names):
             told = f"there is no sweep named {name}" if name else f"{flag} takes a sweep's name"
             raise InputError(f"{told}: choose {', '.join(names)}.")
-        if flag.startswith("--") and given and flag not in HYDRAS:
-            raise InputError(f"{flag}={given}: settings have no dashes, {flag[2:]}={given}.")
+        known = any(one.startswith(flag) if flag[:2] == "--" else one == flag for one in HYDRAS)
+        if flag.startswith("-") and not known:
+            raise InputError(f"{flag}: settings have no dashes, they are KEY=VALUE; see --help.")
 
 
-def is_setting(word: str) -> bool:
-    """Whether a word of the command line is a KEY=VALUE, and no option or its value."""
-    return not word.startswith("-") and ("=" in word or word.startswith("~"))
+def options_first(words: Sequence[str]) -> list[str]:
+    """The words of a command line with KEY=VALUE, +KEY=VALUE and ~KEY behind all options.
+
+    With an option between settings Hydra's parser knows only the first of them.
+    """
+    options: list[str] = []
+    settings: list[str] = []
+    takes = False
+    for word in words:
+        setting = not takes and not word.startswith("-") and ("=" in word or word.startswith("~"))
+        (settings if setting else options).append(word)
+        takes = word in TAKE_A_VALUE
+    return options + settings
 
 
 def read(cfg: DictConfig) -> Config:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any, TextIO
 
 
@@ -90,6 +90,17 @@ class _WithoutHydrasLine:
         return getattr(self.stream, name)
 
 
+@contextmanager
+def printing() -> Iterator[None]:
+    """What is printed in it ends in silence if whoever reads, as head does, has seen enough."""
+    try:
+        yield
+        print(end="", flush=True)
+    except BrokenPipeError:
+        with suppress(OSError):  # lest Python flush once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: True) -> int:
     """Run a command and return its exit code: 0 done, 2 bad input, 1 interrupted.
 
@@ -102,7 +113,6 @@ def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: 
     try:
         with redirect_stderr(_WithoutHydrasLine(sys.stderr)):
             main()
-        sys.stdout.flush()
     except KeyboardInterrupt:
         how = ", without force=true," if "force=true" in sys.argv else ""
         print(f"Interrupted; the same command{how} goes on where it stopped.", file=sys.stderr)
@@ -110,9 +120,6 @@ def run_command(main: Callable[[], None], started: Callable[[], bool] = lambda: 
     except TrainingError as error:
         print(f"noisy-kd: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever reads, as head does, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if not is_input_error(error) and not (isinstance(error, OSError) and not started()):
             raise

@@ -10,6 +10,8 @@ import time
 import pytest
 from conftest import ROOT, SHORT
 
+from noisy_kd.config import options_first
+
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 
 
@@ -107,7 +109,8 @@ BAD = {
     "seed": "they are KEY=VALUE",
     "--config-name=tabel3": "there is no sweep named tabel3: choose alpha_sigma, ",
     "-cn": "-cn takes a sweep's name: choose alpha_sigma, ",
-    "--seed=3": "settings have no dashes, seed=3",
+    "--seed=3": "--seed: settings have no dashes",
+    "-seed": "-seed: settings have no dashes",
 }
 
 
@@ -121,6 +124,12 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, argument):
     assert not list(tmp_path.glob("runs/*/*"))  # and nothing is left behind
 
 
+def test_what_options_take_stays_with_them():
+    words = ["seed=3", "-cd", "lr=0.1", "~logger", "-m", "-cn", "table1", "+a=b"]
+    there = ["-cd", "lr=0.1", "-m", "-cn", "table1", "seed=3", "~logger", "+a=b"]
+    assert options_first(words) == there
+
+
 def test_options_may_stand_between_settings(command):
     done = command("seed=3", "--cfg", "job", "trainer.max_epochs=7")
     assert done.returncode == 0, done.stderr
@@ -128,8 +137,9 @@ def test_options_may_stand_between_settings(command):
     assert "max_epochs: 7\n" in done.stdout
 
 
-def test_who_reads_may_stop_early(command):
-    words = (sys.executable, "-m", "noisy_kd.report", "table1", "--format", "csv")
+@pytest.mark.parametrize("form", ["csv", "text"])
+def test_who_reads_may_stop_early(form):
+    words = (sys.executable, "-m", "noisy_kd.report", "table1", "--format", form)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True

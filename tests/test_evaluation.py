@@ -128,9 +128,12 @@ def test_the_command_line(finished, tmp_path):
     done = command(tmp_path, str(finished[0]), "--on", "clean,calibration", "--limit", "50")
     assert done.returncode == 0, done.stderr
     assert "ece" in done.stdout
-    command(tmp_path, str(finished[0]), "--on", "noise", "--limit", "60")
-    (curves,) = finished[0].glob("events*.evaluation")  # those before have given way
-    assert b"accuracy/noise" in curves.read_bytes()
+    command(tmp_path, str(finished[0]), "--on", "noise", "--limit", "50")
+    (curves,) = finished[0].glob("events*.evaluation-50")  # those before have given way
+    assert b"accuracy-50/noise" in curves.read_bytes()
+    assert b"ece" in curves.read_bytes()
+    command(tmp_path, str(finished[0]), "--on", "clean", "--limit", "60")
+    assert curves.exists()
     wrong = command(tmp_path, str(finished[0]), "--on", "clear")
     assert wrong.returncode == 2
     assert "choose clean, noise" in wrong.stderr

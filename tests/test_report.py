@@ -221,6 +221,12 @@ def test_runs_on_other_data_are_not_the_sweeps():
     found = {row[0]: row[2] for row in overview(runs, Path("runs")).rows}
     assert found["batch_sizes"] == "0 of 6, and 1 with other settings"
     assert found["table1"] == "1 of 11"
+    other = [
+        result(0.02, "data=mnist", *FEW, "trainer.max_epochs=200", f"data.batch_size={n}")
+        for n in (16, 256)
+    ]
+    (table,) = report(sweeps.read("small_students"), other, {})
+    assert table.title.endswith("16 to 256 units")  # no foreign settings
     few = [result(0.02, "data=mnist", *FEW, "trainer.max_epochs=200", "method=logit_regression")]
     (table,) = report(sweeps.read("batch_sizes"), few + runs, {})
     assert [one[2] for one in table.rows if one[:2] == ["64", "0"]] == ["2.00"]
@@ -711,8 +717,7 @@ def test_runs_are_added_to_those_that_are_kept(folder, table1):
     done = command(folder, "table1", "seed=1", "--keep", "mnist")
     assert done.returncode == 2
     assert "holds 3 runs that are not among these" in done.stderr  # without --add not lost
-    kept.unlink()
-    command(folder, "table1", "seed=1", "--keep", "mnist")
+    assert command(folder, "table1", "seed=1", "--keep", "mnist", "--replace").returncode == 0
     assert keep.read(kept)[2] == first
 
 
@@ -721,9 +726,40 @@ def test_a_plot_of_other_runs_does_not_stay(table1, tmp_path):
     assert (tmp_path / "mnist.svg").exists()
     ones = ("data=mnist", "method.sigma=0.5", "seed=0")
     unusual = [result(0.5, *ones, f"trainer.max_epochs={n}") for n in (2, 5)]
-    (tmp_path / "mnist.jsonl").unlink()
-    keep.keep("mnist", "table1", unusual, {}, tmp_path)  # a table for each
+    keep.keep("mnist", "table1", unusual, {}, tmp_path, replace=True)  # a table for each
     assert not (tmp_path / "mnist.svg").exists()
+
+
+def test_a_failure_takes_no_kept_runs_place_and_a_twin_is_the_same_run(table1, tmp_path):
+    keep.keep("mnist", "table1", table1, {}, tmp_path)
+    before = keep.read(tmp_path / "mnist.jsonl")[2]
+    failed = [
+        {k: v for k, v in r.items() if "error" not in k} | {"status": "failed"} for r in table1
+    ]
+    keep.keep("mnist", "table1", failed, {}, tmp_path)
+    done = [run for run in before if run["status"] == "done"]
+    assert all(run in keep.read(tmp_path / "mnist.jsonl")[2] for run in done)
+    plain = {run["seed"]: run for run in table1 if run["method"] == "logit_regression"}
+    twins = [result(0.5, "data=mnist", "method=logit_regression", f"seed={s}") for s in plain]
+    assert {one["config_hash"] for one in twins}.isdisjoint({r["config_hash"] for r in table1})
+    others = [run for run in table1 if run not in plain.values()]
+    keep.keep("mnist", "table1", [*twins, *others], {}, tmp_path)
+    assert len(keep.read(tmp_path / "mnist.jsonl")[2]) == len(table1)
+
+
+def test_a_damaged_kept_file_is_told(table1, tmp_path):
+    (tmp_path / "mnist.jsonl").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(InputError, match="is damaged"):
+        keep.keep("mnist", "table1", table1, {}, tmp_path)
+
+
+def test_kept_runs_do_not_vanish_behind_added_ones(table1, tmp_path):
+    short = [
+        result(0.5, "data=mnist", f"method.sigma={s}", "trainer.max_epochs=2") for s in (0, 0.1)
+    ]
+    keep.keep("mnist", "table1", short, {}, tmp_path)
+    with pytest.raises(InputError, match="one table cannot show both"):
+        keep.keep("mnist", "table1", table1, {}, tmp_path, add=True)
 
 
 def test_what_would_spoil_kept_runs_is_not_added(folder):
@@ -737,11 +773,11 @@ def test_what_would_spoil_kept_runs_is_not_added(folder):
     other = command(folder, "table1", "method.sigma=0", *other_day(folder, run))
     assert "holds runs of other settings (the usual ones)" in other.stderr
     assert "holds runs of table1" in command(folder, "methods", *other_day(folder, run)).stderr
-    short = [run | {"settings": run["settings"] | {"max_epochs": 2.0}, "config_hash": "short"}]
+    short = [run | {"settings": run["settings"] | {"max_epochs": 2.0}, "settings_hash": "short"}]
     done = command(folder, "table1", "seed=1", *other_day(folder, *short))
-    assert "1 of these runs have other settings" in done.stderr
+    assert "one table cannot show both" in done.stderr
     assert "holds runs of table1" in command(folder, "readings", "--keep", "mnist").stderr
-    for name in ("a/b", "../mnist", ""):
+    for name in ("a/b", "../mnist", "", "end"):
         assert "choose a plain name" in command(folder, "table1", f"--keep={name}").stderr
     assert "say --keep NAME" in command(folder, "table1", "--add").stderr
     assert kept.read_text() == before

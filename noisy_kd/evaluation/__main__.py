@@ -93,7 +93,7 @@ def evaluate(
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(found, indent=1) + "\n")
     temporary.replace(file)
-    _to_tensorboard(found, directory)
+    _to_tensorboard(found, directory, file.stem)
     return found
 
 
@@ -150,21 +150,25 @@ def told(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _to_tensorboard(found: dict[str, Any], directory: Path) -> None:
-    """Numbers as text, curves over the strength in thousandths (severity for corruptions)."""
+def _to_tensorboard(found: dict[str, Any], directory: Path, name: str) -> None:
+    """Numbers as text, curves over the strength in thousandths (severity for corruptions).
+
+    Those that were written before by this name, ``evaluation`` or ``evaluation-LIMIT``, give way.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    for old in directory.glob("events.out.tfevents.*.evaluation"):
+    for old in directory.glob(f"events.out.tfevents.*.{name}"):
         old.unlink()
-    with SummaryWriter(str(directory), filename_suffix=".evaluation") as writer:
-        writer.add_text("evaluation", told(found).replace("\n", "  \n"))
+    curves = name.replace("evaluation", "accuracy")
+    with SummaryWriter(str(directory), filename_suffix=f".{name}") as writer:
+        writer.add_text(name, told(found).replace("\n", "  \n"))
         for kind in ("noise", "fgsm", "pgd"):
             for strength, accuracy in found.get(kind, {}).items():
-                writer.add_scalar(f"accuracy/{kind}", accuracy, round(1000 * float(strength)))
-        for name, severities in found.get("corruptions", {}).items():
+                writer.add_scalar(f"{curves}/{kind}", accuracy, round(1000 * float(strength)))
+        for corruption, severities in found.get("corruptions", {}).items():
             if isinstance(severities, list):
                 for severity, accuracy in enumerate(severities, start=1):
-                    writer.add_scalar(f"accuracy/{name}", accuracy, severity)
+                    writer.add_scalar(f"{curves}/{corruption}", accuracy, severity)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from noisy_kd.errors import InputError, run_command
+from noisy_kd.errors import InputError, printing, run_command
 from noisy_kd.report import cells, keep, robustness, sweeps, tables
 from noisy_kd.report.cells import Block
 from noisy_kd.report.page import RUNS, check_settings, overview, read, report, settings
@@ -35,14 +35,17 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
     parser.add_argument("--keep", metavar="NAME", help="keep the runs' numbers as results/NAME.*")
     parser.add_argument("--add", action="store_true", help="with --keep: to the runs kept before")
+    parser.add_argument("--replace", action="store_true", help="with --keep: those runs, all")
     options = parser.parse_intermixed_args()
     names = [word for word in options.what if "=" not in word and word != "robustness"]
     chosen = settings([word for word in options.what if "=" in word])
     asked = [sweeps.read(name) for name in names]
     if options.plot is not None:
         _check_plot(asked, options.plot)
-    if options.add and options.keep is None:
-        raise InputError("--add adds to kept runs: say --keep NAME as well.")
+    if (options.add or options.replace) and options.keep is None:
+        raise InputError("--add and --replace are for kept runs: say --keep NAME as well.")
+    if options.add and options.replace:
+        raise InputError("--add or --replace: choose one.")
     found = read(options.results)
     check_settings(chosen, found)
     if "robustness" in options.what:
@@ -57,24 +60,24 @@ def main() -> None:
     if options.plot is not None:
         written.append(_plot(asked, found, chosen, options.plot))
     if options.keep is not None:
-        written.append(_keep(options.keep, options.what, options.results, chosen, options.add))
-    for table in tables_of:
-        if options.format == "text":
-            tables.show(table)
-        else:
-            print(FORMATS[options.format](table))
-    print(*written, sep="\n", end="\n" if written else "")
+        written.append(_keep(options, chosen))
+    with printing():
+        for table in tables_of:
+            if options.format == "text":
+                tables.show(table)
+            else:
+                print(FORMATS[options.format](table))
+        print(*written, sep="\n", end="\n" if written else "")
 
 
-def _keep(
-    name: str, words: list[str], folder: Path, chosen: Mapping[str, list[Value]], add: bool
-) -> str:
-    what = [word for word in words if "=" not in word]
+def _keep(options: argparse.Namespace, chosen: Mapping[str, list[Value]]) -> str:
+    what = [word for word in options.what if "=" not in word]
     if len(what) != 1:
         raise InputError("--keep keeps one sweep, or robustness: name one.")
+    folder, results = options.results, Path("results")
     found = robustness.evaluated(folder) if what[0] == "robustness" else read(folder)
-    keep.keep(name, what[0], found, chosen, Path("results"), add)
-    return f"kept: results/{name}.jsonl"
+    keep.keep(options.keep, what[0], found, chosen, results, options.add, options.replace)
+    return f"kept: results/{options.keep}.jsonl"
 
 
 def _check_plot(asked: list[Sweep], file: Path) -> None:

@@ -141,7 +141,8 @@ def blocks(
             block.outside = _outside(variant.runs, axes)
             found.append(block)
     empty = [Block({}, _grid(axes), {}, _is_papers(sweep, chosen, None))]
-    found = [block for block in found if block.seeds] or found[:1] or empty
+    others += [block.settings for block in found if not block.seeds and block.settings]
+    found = [block for block in found if block.seeds] or empty
     found[-1].others = others
     return found
 
@@ -250,7 +251,7 @@ def _own_cores(
     usual = [k for k in fitting if not unusual[k]]
     enough = usual and max(sizes[k] for k in usual) >= max(sizes[k] for k in fitting)
     shown = usual if enough else fitting
-    others = [one for k, one in enumerate(unusual) if k not in shown]
+    others = [one for k, one in enumerate(unusual) if k not in shown and sizes[k]]
     return [cores[k] for k in shown], [unusual[k] for k in shown], others
 
 

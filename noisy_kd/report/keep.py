@@ -31,10 +31,11 @@ def keep(
     chosen: Mapping[str, list[Value]],
     folder: Path,
     add: bool = False,
+    replace: bool = False,
 ) -> None:
     """Write the files of a table into a folder, and its part of RESULTS.md above it.
 
-    Kept runs are not lost: they are added to, or all of them are among the new ones.
+    Kept runs are not lost but by ``replace``: they are added to, or all are among the new ones.
 
     Args:
         name: of the files.
@@ -43,13 +44,14 @@ def keep(
         chosen: settings that were asked for.
         folder: ``results``.
         add: to the runs that NAME.jsonl holds already; one of the same settings gives way, if the
-            new one has not failed.
+            new one is done.
+        replace: them, whatever they are.
 
     Raises:
         InputError: if there is no run to keep, NAME is no name, or NAME.jsonl holds runs of
             something else, or others that would be lost.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name) or name == "end":
         raise InputError(f"--keep {name}: choose a plain name, the files go to {folder}.")
     runs = _members(what, found, chosen)
     if not runs:
@@ -57,25 +59,24 @@ def keep(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.jsonl"
     kept: dict[Any, Result] = {}
-    if file.exists():
+    if file.exists() and not replace:
         was, asked, held = read(file)
         kept = {_key(run): run for run in held}
+        new = {_key(run) for run in runs}
         if was != what:
             raise InputError(f"{file} holds runs of {was}, not of {what}: take another name.")
         if add:
             chosen = _joined(asked, chosen, file)
             shown = {_key(run) for run in _members(what, [*held, *runs], chosen)}
-            if away := len({_key(run) for run in runs} - shown):
-                told = f"{away} of these runs have other settings than those of {file}"
-                raise InputError(f"{told}, and would not be shown: keep them by another name.")
-        elif lost := len(kept.keys() - {_key(run) for run in runs}):
-            advice = "--add keeps them too; to start anew remove the file"
+            if (new | kept.keys()) - shown:
+                told = f"these runs and those of {file} have different settings"
+                raise InputError(f"{told}, one table cannot show both: take another name.")
+        elif lost := len(kept.keys() - new):
+            advice = "--add keeps them too, --replace drops them"
             raise InputError(f"{file} holds {lost} runs that are not among these: {advice}.")
-        else:
-            kept = {}
     for run in runs:
         own = {k: v for k, v in run.items() if k not in LEFT_OUT}
-        if run["status"] != "failed" or _key(run) not in kept:
+        if run["status"] == "done" or kept.get(_key(run), {}).get("status") != "done":
             kept[_key(run)] = own | cost.latency_of(run)
     lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept.values())]
     file.write_text("\n".join(lines) + "\n")
@@ -89,8 +90,13 @@ def keep(
 
 
 def _key(run: Result) -> tuple[str, int | None]:
-    """What tells kept runs apart; one may be there with several evaluations."""
-    return run["config_hash"], run.get("evaluation", {}).get("images")
+    """What tells kept runs apart; one may be there with several evaluations.
+
+    Logit regression is one run, whichever method's zero noise it came by.
+    """
+    plain = run["method"] == "logit_regression"
+    same = run["settings_hash"] if plain else run["config_hash"]
+    return f"{plain} {same}", run.get("evaluation", {}).get("images")
 
 
 def _joined(
@@ -109,8 +115,11 @@ def _joined(
 
 def read(file: Path) -> tuple[str, dict[str, list[Value]], list[Result]]:
     """What was asked (a sweep or ``robustness``, and settings), and the runs."""
-    header, *runs = (json.loads(line) for line in file.read_text().splitlines())
-    return header["what"], header["chosen"], runs
+    try:
+        header, *runs = (json.loads(line) for line in file.read_text().splitlines())
+        return header["what"], header["chosen"], runs
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged: mend it, or remove it and keep anew.") from error
 
 
 def markdown(file: Path) -> str:

@@ -77,7 +77,9 @@ def read(name: str) -> Sweep:
 def own_data_keys(name: str) -> frozenset[str]:
     """The keys of the data that a sweep's file sets: runs on other data are not the sweep's."""
     own = _yaml(SWEEPS / f"{name}.yaml")
-    return frozenset(f"data.{key}" for key in own.get("data", {}))
+    fixed = {key for key, values in read(name).axes.items() if len(values) == 1}
+    fixed |= {f"data.{key}" for key in own.get("data") or {}}
+    return frozenset(key for key in fixed if key.startswith("data."))
 
 
 @cache

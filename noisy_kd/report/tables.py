@@ -120,7 +120,7 @@ def _apart(block: Block) -> list[str]:
         baseline = block.baseline_of(cell)
         beside = {} if baseline is None else baseline.done
         for seed, run in cell.done.items():
-            other = beside.get(seed, run)
+            other = beside.get(seed, next(iter(beside.values()), run))
             errors = [one.get("teacher_test_errors") for one in (run, other)]
             if run["teacher"] == other["teacher"] and errors[0] != errors[1] and None not in errors:
                 found.append(f"{_where(cell)} ({errors[0]} test errors, not {errors[1]})")
@@ -329,9 +329,11 @@ def show(table: Table) -> None:
         shown.add_row(*row)
     console = Console()
     console = console if console.is_terminal else Console(width=160)
-    console.print(shown)
-    for note in table.notes:
-        console.print(note, style="dim", highlight=False)
+    with console.capture() as captured:  # rich would end the program if whoever reads stopped
+        console.print(shown)
+        for note in table.notes:
+            console.print(note, style="dim", highlight=False)
+    print(captured.get(), end="")
 
 
 def _bar(cells: Sequence[str]) -> str:

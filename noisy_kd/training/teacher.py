@@ -85,9 +85,10 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
             f"teacher.checkpoint={file} cannot be read as a state dict or a Lightning checkpoint "
             f"({type(error).__name__}): save it by torch.save(net.state_dict(), FILE)."
         ) from error
-    if not all(isinstance(value, Tensor) for value in weights.values()):
+    others = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+    if others:
         raise InputError(
-            f"teacher.checkpoint={file} holds not only tensors ({', '.join(list(weights)[:3])}): "
+            f"teacher.checkpoint={file} holds not only tensors ({', '.join(others[:3])}): "
             "save the state dict alone, torch.save(net.state_dict(), FILE)."
         )
     inner = net[0] if isinstance(net, nn.Sequential) else net
