@@ -45,7 +45,7 @@ SHORT = {
 MEASURES = ["error %", "± s.d.", "n", "improvement", "to baseline [95 %]", "p"]
 TRAINING = ("data.batch_size", "trainer.max_epochs")
 """Axes that are tuned, besides those of ``optimizer``."""
-OTHERS = 3  # sets of other settings that are named
+OTHERS = 3  # so many of a note's list are named
 PAPER = ["paper %", "paper impr.", "difference"]
 NOTE = (
     "Test error in percent, mean over n seeds; improvement is relative to the baseline, logit "
@@ -66,18 +66,17 @@ def table(sweep: Sweep, block: Block) -> Table:
     notes = [_what(block), NOTE] if seeds else []
     if not any(cell.done for cell in block.baselines.values()) and seeds:
         notes.append("The baseline is missing: the same runs with method=logit_regression.")
-    if _apart(block):
-        notes.append(f"Taught by another teacher than its baseline: {'; '.join(_apart(block))}.")
-    if block.outside:
-        told = "; ".join(words(one) for one in block.outside[:OTHERS])
-        more = len(block.outside) - OTHERS
-        told += f"; and {more} more" if more > 0 else ""
-        notes.append(f"Outside this grid are runs that KEY=VALUE,... shows: {told}.")
-    if block.others:
-        told = "; ".join(words(one) for one in block.others[:OTHERS])
-        more = len(block.others) - OTHERS
-        told += f"; and {more} more" if more > 0 else ""
-        notes.append(f"Left out are runs with other settings, which KEY=VALUE shows: {told}.")
+    for what, found in (
+        ("Taught by another teacher than its baseline", _otherwise_taught(block)),
+        ("Outside this grid are runs that KEY=VALUE,... shows", [*map(words, block.outside)]),
+        (
+            "Left out are runs with other settings, which KEY=VALUE shows",
+            [*map(words, block.others)],
+        ),
+    ):
+        if found:
+            more = [f"and {len(found) - OTHERS} more"] if len(found) > OTHERS else []
+            notes.append(f"{what}: {'; '.join(found[:OTHERS] + more)}.")
     return Table(title, heads, rows, notes + _gaps(block))
 
 
@@ -113,7 +112,7 @@ def _what(block: Block) -> str:
     return f"{first['dataset']}, {teacher} -> {students}, {epochs} epochs."
 
 
-def _apart(block: Block) -> list[str]:
+def _otherwise_taught(block: Block) -> list[str]:
     """The cells whose teacher makes another number of errors than that of their baseline."""
     found = []
     for cell in block.cells:
