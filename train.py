@@ -6,7 +6,8 @@ import hydra
 from omegaconf import DictConfig
 
 from noisy_kd import errors
-from noisy_kd.config import check_command_line, options_first, register_resolvers
+from noisy_kd.arguments import for_hydra
+from noisy_kd.identity import register_resolvers
 from noisy_kd.plugins import add_to_path
 
 add_to_path()
@@ -24,9 +25,8 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def command() -> None:
-    """Look at the name after -cn first: Hydra would name only the folders it searched."""
-    check_command_line(sys.argv[1:])
-    sys.argv[1:] = options_first(sys.argv[1:])
+    """Look at the words first: of what is wrong in them Hydra would say too little."""
+    sys.argv[1:] = for_hydra(sys.argv[1:])
     main()
 
 

@@ -16,6 +16,7 @@ from noisy_kd import config as configuration
 from noisy_kd import runs, summary
 from noisy_kd.config import Config
 from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.identity import config_hash
 from noisy_kd.runs import Result
 
 UNTOUCHED = {".hydra", "train.log", "run.lock"}  # what Hydra leaves before a run has begun
@@ -78,7 +79,7 @@ def outcome(directory: Path) -> float | None:
 
 
 def _run_once(config: Config, directory: Path) -> Result:
-    result = runs.finished(directory, configuration.config_hash(config))
+    result = runs.finished(directory, config_hash(config))
     if result is not None and not config.force:
         print(f"{directory} holds this run's result: skipped (force=true runs it again).")
         return result

@@ -1,18 +1,14 @@
-"""The configuration's schema: what keys there are, their types and ranges, and a run's identity.
+"""The configuration's schema: what keys there are, their types and ranges.
 
 Everything here works without torch, so that a wrong setting is refused before anything is loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation
-from noisy_kd.runs import OMITTED_AT_DEFAULT
 
 SEED = 2**63 - 1  # the largest
 SCHEDULES = ("constant", "linear", "cosine", "step")
-WITHOUT_TEACHER = ("supervised",)  # methods whose numbers no teacher decides
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SWEEPS = CONF.parent / "sweeps"
-TAKE_A_VALUE = {  # Hydra's options that do
-    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
-    *("--config-dir", "-cd", "--experimental-rerun", "--shell-completion", "-sc"),
-}
-HYDRAS = TAKE_A_VALUE | {
-    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
-    *("--info", "-i", "--"),
-}
 
 
 def _checked(default: Any = MISSING, **rules: Any) -> Any:
@@ -174,42 +160,6 @@ class Config:
         return network_name(self.student.layers)
 
 
-def check_command_line(arguments: Sequence[str]) -> None:
-    """Refuse a configuration or sweep that is not there, and settings with dashes before them.
-
-    Args:
-        arguments: of the command line.
-
-    Raises:
-        InputError: with the names that there are, or the setting without dashes.
-    """
-    names = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
-    for flag, value in zip_longest(arguments, arguments[1:], fillvalue=""):
-        flag, _, given = flag.partition("=")
-        name = (given or value).removesuffix(".yaml")
-        if flag in ("-cn", "--config-name") and name not in ("config", *names):
-            told = f"there is no sweep named {name}" if name else f"{flag} takes a sweep's name"
-            raise InputError(f"{told}: choose {', '.join(names)}.")
-        known = any(one.startswith(flag) if flag[:2] == "--" else one == flag for one in HYDRAS)
-        if flag.startswith("-") and not known:
-            raise InputError(f"{flag}: settings have no dashes, they are KEY=VALUE; see --help.")
-
-
-def options_first(words: Sequence[str]) -> list[str]:
-    """The words of a command line with KEY=VALUE, +KEY=VALUE and ~KEY behind all options.
-
-    With an option between settings Hydra's parser knows only the first of them.
-    """
-    options: list[str] = []
-    settings: list[str] = []
-    takes = False
-    for word in words:
-        setting = not takes and not word.startswith("-") and ("=" in word or word.startswith("~"))
-        (settings if setting else options).append(word)
-        takes = word in TAKE_A_VALUE
-    return options + settings
-
-
 def read(cfg: DictConfig) -> Config:
     """The typed configuration of a run.
 
@@ -246,42 +196,8 @@ def compose(overrides: Sequence[str], name: str = "config") -> Config:
     Raises:
         InputError: see :func:`read`; Hydra's own errors pass through.
     """
-    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return read(hydra_compose(name, list(overrides)))
-
-
-def config_hash(config: Config) -> str:
-    """Eight hex digits of what decides a run's numbers, and of nothing else.
-
-    Paths, store, download, force, loggers, devices and displays are left out; 0 and 0.0 are equal;
-    a network's id and its notation are equal. A teacher's checkpoint and a folder of images count
-    by their content.
-    """
-    return _digest(identity(config))
-
-
-def settings_hash(config: Config) -> str:
-    """The same without the method: runs that differ in nothing else can be compared."""
-    settings = identity(config)
-    del settings["method"]
-    return _digest(settings)
-
-
-def run_name(config: Config) -> str:
-    """Name of a run's directory: what was run, and the configuration's hash; never the clock."""
-    parts = [config.data.name, _slug(config.student_name), config.method_name]
-    noise = {key: config.method.get(key) for key in ("alpha", "sigma", "temperature")}
-    parts += [f"{key[0]}{value:g}" for key, value in noise.items() if _is_number(value)]
-    others = {"drop": config.student.dropout, "wd": config.optimizer.weight_decay}
-    parts += [f"{key}{value:g}" for key, value in others.items() if value]
-    if "teachers" in config.method:
-        parts.append(_slug(config.teacher_name))
-    return "-".join([*parts, f"seed{config.seed}", config_hash(config)])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _all_text(values: list[Any]) -> bool:
@@ -305,89 +221,6 @@ def named_networks() -> dict[str, str]:
     files = sorted((CONF / "model").glob("*.yaml"))
     layers = {file.stem: yaml.safe_load(file.read_text())["layers"] for file in files}
     return {canonical(text): name for name, text in layers.items() if "${" not in text}
-
-
-def register_resolvers() -> None:
-    """Let ``${run_name:}`` in the configuration name the run's directory."""
-    OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
-
-
-def _resolve_run_name(*, _root_: DictConfig) -> str:
-    return run_name(read(_root_))
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What decides a run's numbers, as nested JSON values; ``settings`` of ``result.json``."""
-    whole = asdict(config)
-    whole["method"].pop("teachers", None)  # they are in "teacher", canonical
-    for net in ("teacher", "student"):
-        del whole[net]["name"], whole[net]["_target_"]  # they are in "layers"
-    keys = ("name", "val_size", "subset", "label_noise", "seed", "batch_size")
-    data = {key: whole["data"][key] for key in keys}
-    if config.data.name == "folder":
-        data["content"] = _folder_digest(str(config.data.root))
-    teacher = whole["teacher"]
-    usual = {"batch_size": data["batch_size"], **OMITTED_AT_DEFAULT}
-    teacher = {key: one for key, one in teacher.items() if key not in usual or one != usual[key]}
-    if config.teacher.checkpoint is not None:
-        teacher = {"checkpoint": file_digest(config.teacher.checkpoint)}
-    elif config.method_name in WITHOUT_TEACHER:
-        teacher = {}
-    return {
-        "data": data,
-        "teacher": {**teacher, "layers": _layers_of_teachers(config)},
-        "student": {**whole["student"], "layers": canonical(config.student.layers)},
-        "method": whole["method"],
-        "optimizer": whole["optimizer"],
-        "max_epochs": config.trainer.max_epochs,
-        "patience": (config.callbacks.get("best") or {}).get("patience"),
-        **{key: whole[key] for key in ("seed", "precision", "fast", "deterministic")},
-    }
-
-
-def _layers_of_teachers(config: Config) -> str | list[str]:
-    found = [canonical(layers) for layers in config.teachers]
-    return found[0] if len(found) == 1 else found
-
-
-def _digest(settings: dict[str, Any]) -> str:
-    text = json.dumps(_canonical(settings), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _canonical(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(inner) for inner in value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) + 0.0 if float(value) == value else value  # also -0.0 -> 0.0
-    return value
-
-
-def file_digest(path: str) -> str:
-    """Fingerprint of a file's content.
-
-    Raises:
-        InputError: if there is no such file.
-    """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
-
-
-@cache
-def _folder_digest(root: str) -> str:
-    fingerprint = hashlib.sha256()
-    for file in sorted([*Path(root).glob("train/*/*.png"), *Path(root).glob("test/*/*.png")]):
-        fingerprint.update(f"{file.relative_to(root)}:{file_digest(str(file))}".encode())
-    return fingerprint.hexdigest()[:16]
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+]+", "", text.replace("-", "_"))[:60]
 
 
 def _explain(error: OmegaConfBaseException) -> str:

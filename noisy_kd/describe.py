@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from noisy_kd import runs
-from noisy_kd.config import Config, check_range, compose, config_hash, run_name
+from noisy_kd.config import Config, check_range, compose
 from noisy_kd.errors import InputError, run_command
+from noisy_kd.identity import config_hash, run_name
 
 # Images that may be trained on, test images, (channels, height, width), classes.
 OFFICIAL = {

@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import ROOT, SHORT
 
-from noisy_kd.config import options_first
+from noisy_kd.arguments import for_hydra
 
 TRAIN = [sys.executable, str(ROOT / "train.py")]
 
@@ -127,7 +127,33 @@ def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, argument):
 def test_what_options_take_stays_with_them():
     words = ["seed=3", "-cd", "lr=0.1", "~logger", "-m", "-cn", "table1", "+a=b"]
     there = ["-cd", "lr=0.1", "-m", "-cn", "table1", "seed=3", "~logger", "+a=b"]
-    assert options_first(words) == there
+    assert for_hydra(words) == there
+
+
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (["-cn", "table1"], True),
+        (["seed=3", "--config-name=table1.yaml"], True),
+        (["-cn", "table1", "--multirun"], False),  # Hydra takes one action
+        (["-cn", "table1", "--cfg", "job"], False),
+        (["-cn", "table1", "--hydra-h"], False),
+        (["-cn", "table1", "hydra.mode=RUN"], False),
+        (["-cn", "config", "seed=3"], False),
+        (["seed=3"], False),
+    ],
+)
+def test_a_file_of_sweeps_is_a_sweep(words, added):
+    assert (for_hydra(words)[0] == "--multirun" and words[-1] != "--multirun") == added
+
+
+@pytest.mark.parametrize("wrong", ["methd=hinton", "data=nada", "hydra.launcher.max_stack=1"])
+def test_a_wrong_setting_of_a_sweep_with_a_grid_is_what_is_told(command, wrong):
+    done = command("-cn", "quick", "method.sigma=0,0.9", wrong)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert wrong.rpartition("=")[0] in line
+    assert "method.sigma" not in line
 
 
 def test_options_may_stand_between_settings(command):

@@ -2,15 +2,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from noisy_kd.config import (
-    check_range,
-    compose,
-    config_hash,
-    network_name,
-    run_name,
-    settings_hash,
-)
+from noisy_kd.config import check_range, compose, network_name
 from noisy_kd.errors import InputError, one_line
+from noisy_kd.identity import config_hash, run_name, settings_hash
 
 BASE = ["data=mnist"]
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 import noisy_kd
-from noisy_kd.config import compose, config_hash, run_name
+from noisy_kd.config import compose
 from noisy_kd.errors import InputError
 from noisy_kd.export import export, load_safetensors
+from noisy_kd.identity import config_hash, run_name
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of
 from noisy_kd.training import assembly

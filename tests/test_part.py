@@ -7,8 +7,8 @@ import pytest
 from filelock import FileLock
 
 from noisy_kd.command import remove_if_untouched
-from noisy_kd.config import config_hash
 from noisy_kd.errors import InputError
+from noisy_kd.identity import config_hash
 from noisy_kd.runs import finished, read_result
 from noisy_kd.sweep.grid import Part
 from noisy_kd.sweep.part import fail, prepare, train

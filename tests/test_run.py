@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from noisy_kd import runs
-from noisy_kd.config import config_hash
+from noisy_kd.identity import config_hash
 from noisy_kd.training import assembly, student
 from noisy_kd.training.run import run
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from noisy_kd.config import CONF, SWEEPS, identity, read, register_resolvers, run_name
+from noisy_kd.config import CONF, SWEEPS, read
+from noisy_kd.identity import identity, register_resolvers, run_name
 from noisy_kd.plugins import add_to_path
 from noisy_kd.report import cells, sweeps
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from noisy_kd.config import identity
 from noisy_kd.data import Digits
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.evaluation import count_errors, predict_logits
+from noisy_kd.identity import identity
 from noisy_kd.method import noise
 from noisy_kd.model.network import build, notation_of
 from noisy_kd.training import store as store_module

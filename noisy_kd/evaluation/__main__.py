@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisy_kd import runs
-from noisy_kd.config import file_digest
 from noisy_kd.errors import InputError, run_command
+from noisy_kd.identity import file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -167,7 +167,7 @@ def method_of(run: Result) -> str:
 def _settings(run: Result) -> dict[str, Any]:
     """A result's settings, flat, with those of the teacher that it leaves out.
 
-    :func:`noisy_kd.config.identity` leaves out the student's batch size, and later settings at
+    :func:`noisy_kd.identity.identity` leaves out the student's batch size, and later settings at
     their default.
     """
     flat = _flat(run["settings"])

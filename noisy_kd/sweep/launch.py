@@ -21,6 +21,7 @@ from noisy_kd import command, runs
 from noisy_kd import config as configuration
 from noisy_kd.config import Config
 from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.identity import config_hash
 from noisy_kd.sweep import grid
 from noisy_kd.sweep.grid import Part
 from noisy_kd.sweep.progress import SweepBar
@@ -46,7 +47,7 @@ class Job:
     def is_finished(self) -> bool:
         """Whether its directory holds its result."""
         assert self.config is not None
-        return runs.finished(self.directory, configuration.config_hash(self.config)) is not None
+        return runs.finished(self.directory, config_hash(self.config)) is not None
 
 
 def launch(
@@ -158,7 +159,7 @@ def _each_in_its_own_directory(jobs: list[Job]) -> dict[str, Job]:
         assert job.config is not None
         other = found.setdefault(str(job.directory), job)
         assert other.config is not None
-        if configuration.config_hash(other.config) != configuration.config_hash(job.config):
+        if config_hash(other.config) != config_hash(job.config):
             raise InputError(
                 f"hydra.sweep.subdir: different runs would share {job.directory}; leave it out, or "
                 "let it name all that differs."

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from noisy_kd import runs
-from noisy_kd.config import config_hash
 from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.identity import config_hash
 from noisy_kd.sweep.grid import Part
 
 if TYPE_CHECKING:

@@ -20,11 +20,12 @@ import noisy_kd
 from noisy_kd import dashboard, runs, summary
 from noisy_kd.callbacks.logs import close
 from noisy_kd.callbacks.progress import Watch
-from noisy_kd.config import Config, config_hash, identity, settings_hash
+from noisy_kd.config import Config
 from noisy_kd.data import ImageDataModule
 from noisy_kd.data.preprocess import kind_of
 from noisy_kd.errors import InputError
 from noisy_kd.evaluation import count_errors, predict_logits
+from noisy_kd.identity import config_hash, identity, settings_hash
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of, with_active_dropout
 from noisy_kd.runs import TEACHER_LOGITS, Result

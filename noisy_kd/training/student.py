@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from noisy_kd.callbacks import Progress, Resume, RunLogs
 from noisy_kd.callbacks.best import Best
 from noisy_kd.callbacks.progress import Watch
-from noisy_kd.config import Config, config_hash
+from noisy_kd.config import Config
 from noisy_kd.data import ImageDataModule
+from noisy_kd.identity import config_hash
 from noisy_kd.model.network import build
 from noisy_kd.training import assembly
 from noisy_kd.training.hardware import Numerics

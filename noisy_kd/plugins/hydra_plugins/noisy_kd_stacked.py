@@ -16,7 +16,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from noisy_kd.config import register_resolvers
+from noisy_kd.identity import register_resolvers
 
 SWEEPS = Path(__file__).resolve().parents[3] / "sweeps"  # without noisy_kd, for any application
 
