@@ -116,3 +116,18 @@ def test_relu_after_the_pool_gives_the_same_values_and_gradients(pool):
 def test_an_average_pool_keeps_its_place():
     layers = [torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
     assert hardware.relu_after_pool(layers) == [*layers[:2], layers[3], layers[2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("flags\t: sse\nmodel name\t: Some CPU @ 2 GHz\n", "cpu (Some CPU @ 2 GHz)"), (None, "cpu")],
+)
+def test_a_result_names_the_processor(monkeypatch, text, name):
+    def read_text(self):
+        if text is None:
+            raise FileNotFoundError(self)
+        return text
+
+    monkeypatch.setattr(hardware.Path, "read_text", read_text)
+    monkeypatch.setattr(hardware.platform, "processor", str)
+    assert hardware.device_name(CPU) == name

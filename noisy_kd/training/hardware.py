@@ -6,9 +6,10 @@ import ctypes
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -185,3 +186,19 @@ def _keep_memory() -> None:
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
     libc.mallopt(m_top_pad, 64 << 20)
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or ``cpu`` with the processor's where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _processor() if device.type == "cpu" else ""
+    return f"{device.type} ({name})" if name else device.type
+
+
+def _processor() -> str:
+    with suppress(OSError):  # Linux, where platform knows the kind alone
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

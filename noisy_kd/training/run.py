@@ -30,7 +30,7 @@ from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of, with_active_dropout
 from noisy_kd.runs import TEACHER_LOGITS, Result
 from noisy_kd.training import assembly
-from noisy_kd.training.hardware import Numerics
+from noisy_kd.training.hardware import Numerics, device_name
 from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.logits import cached_logits, cached_passes
 from noisy_kd.training.student import Teaching, Trained, new_student, train_students
@@ -283,11 +283,6 @@ def outcome(
         "seconds": round(student.seconds, 3),
         "samples_per_second": round(student.samples / student.seconds, 1),
     }
-
-
-def device_name(device: torch.device) -> str:
-    """``cpu`` or the accelerator's name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def versions() -> dict[str, Any]:
