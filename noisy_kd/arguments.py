@@ -9,19 +9,8 @@ from noisy_kd.config import SWEEPS
 from noisy_kd.errors import InputError
 
 ACTIONS = {  # Hydra's options that say what to do
-    *(
-        "--run",
-        "-r",
-        "--multirun",
-        "-m",
-        "--cfg",
-        "-c",
-        "--info",
-        "-i",
-        "--shell-completion",
-        "-sc",
-    ),
-    *("--help", "-h", "--hydra-help", "--version"),
+    *("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i"),
+    *("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"),
 }
 TAKE_A_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
