@@ -36,6 +36,8 @@ def one_line(error: BaseException) -> str:
     if "To append to your config use" in text:  # Hydra's advice ends in a refusal: no new keys
         key = text.split("'")[1].split("=")[0].lstrip("+")
         return f"{key} is not a key of this configuration; `python train.py --help` lists them."
+    if "To append to your default list use" in text:  # the like, for a group
+        return text.partition(" To append")[0]
     if "Ambiguous value for argument" in text:
         given = text.split("'")[1]
         key, _, value = given.partition("=")

@@ -128,6 +128,8 @@ def test_what_options_take_stays_with_them():
     words = ["seed=3", "-cd", "lr=0.1", "~logger", "-m", "-cn", "table1", "+a=b"]
     there = ["-cd", "lr=0.1", "-m", "-cn", "table1", "seed=3", "~logger", "+a=b"]
     assert for_hydra(words) == there
+    assert for_hydra(["seed=3", "--info"]) == ["--info", "all", "seed=3"]
+    assert for_hydra(["--config-di", "a=b", "seed=3"]) == ["--config-di", "a=b", "seed=3"]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,11 @@ def test_what_options_take_stays_with_them():
         (["-cn", "table1", "--cfg", "job"], False),
         (["-cn", "table1", "--hydra-h"], False),
         (["-cn", "table1", "hydra.mode=RUN"], False),
+        (["-cn", "table1", "++hydra.mode=RUN"], False),
+        (["-cn", "table1", "hydra.mode=nada"], True),
+        (["--config-nam", "table1", "seed=3"], True),
+        (["-cn", "table1", "--", "seed=3"], True),
+        (["-cd", "own", "-cn", "mine"], False),  # its hydra.mode says it
         (["-cn", "config", "seed=3"], False),
         (["seed=3"], False),
     ],
@@ -147,7 +154,9 @@ def test_a_file_of_sweeps_is_a_sweep(words, added):
     assert (for_hydra(words)[0] == "--multirun" and words[-1] != "--multirun") == added
 
 
-@pytest.mark.parametrize("wrong", ["methd=hinton", "data=nada", "hydra.launcher.max_stack=1"])
+@pytest.mark.parametrize(
+    "wrong", ["methd=hinton", "data=nada", "hydra.launcher.max_stack=1", "model@studnt=lenet"]
+)
 def test_a_wrong_setting_of_a_sweep_with_a_grid_is_what_is_told(command, wrong):
     done = command("-cn", "quick", "method.sigma=0,0.9", wrong)
     assert done.returncode == 2
