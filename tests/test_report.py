@@ -162,11 +162,11 @@ def test_noise_is_compared_with_the_best_settings_without_it_too():
         for (batch, sigma), (val, test) in errors.items()
         for seed in (0, 1)
     ]
-    block = only("batch_sizes", found)
+    block = only("lengths", found)
     clean, noisy = tables.tuned_table(block).rows
-    assert clean[:6] == ["without noise", "64", "0", "4.00", "5.05", "0.07"]
-    assert noisy[:6] == ["with noise", "16", "0.9", "3.50", "3.80", "0.00"]
-    assert noisy[7].startswith("-1.25 [")
+    assert clean[:7] == ["without noise", "64", "200", "0", "4.00", "5.05", "0.07"]
+    assert noisy[:7] == ["with noise", "16", "200", "0.9", "3.50", "3.80", "0.00"]
+    assert noisy[8].startswith("-1.25 [")
     assert tables.tuned_table(only("table1", [])) is None
 
 
@@ -213,14 +213,15 @@ def test_other_settings_make_another_table_that_says_so(table1):
 
 
 def test_runs_on_other_data_are_not_the_sweeps():
-    """batch_sizes is about 1,000 images."""
-    runs = [result(0.02, "data=mnist", "method=logit_regression")]
-    (table,) = report(sweeps.read("batch_sizes"), runs, {})
-    assert {row[2] for row in table.rows} == {"missing"}
+    """lengths is about 1,000 images."""
+    runs = [result(0.02, "data=mnist", "method=logit_regression", "trainer.max_epochs=200")]
+    (table,) = report(sweeps.read("lengths"), runs, {})
+    assert {row[3] for row in table.rows} == {"missing"}
     assert any("data.subset=null" in note for note in table.notes)
+    runs += [result(0.02, "data=mnist", "method=logit_regression")]
     found = {row[0]: row[2] for row in overview(runs, Path("runs")).rows}
-    assert found["batch_sizes"] == "0 of 6, and 1 with other settings"
-    assert found["table1"] == "1 of 11"
+    assert found["lengths"] == "0 of 18, and 1 with other settings"
+    assert found["table1"] == "1 of 11, and 1 with other settings"
     other = [
         result(0.02, "data=mnist", *FEW, "trainer.max_epochs=200", f"data.batch_size={n}")
         for n in (16, 256)
@@ -228,8 +229,8 @@ def test_runs_on_other_data_are_not_the_sweeps():
     (table,) = report(sweeps.read("small_students"), other, {})
     assert table.title.endswith("16 to 256 units")  # no foreign settings
     few = [result(0.02, "data=mnist", *FEW, "trainer.max_epochs=200", "method=logit_regression")]
-    (table,) = report(sweeps.read("batch_sizes"), few + runs, {})
-    assert [one[2] for one in table.rows if one[:2] == ["64", "0"]] == ["2.00"]
+    (table,) = report(sweeps.read("lengths"), few + runs, {})
+    assert [one[3] for one in table.rows if one[:3] == ["64", "200", "0"]] == ["2.00"]
 
 
 def test_a_table_of_unusual_runs_says_so():
@@ -280,8 +281,10 @@ def test_a_teacher_of_another_batch_size_does_not_split_a_sweep_over_batch_sizes
         for b in (16, 64)
         for s in (0, 0.9)
     ]
-    (main, tuned) = report(sweeps.read("batch_sizes"), found)
-    assert [line[2] != "missing" for line in main.rows] == [True] * 4 + [False] * 2
+    (main, tuned) = report(sweeps.read("lengths"), found)
+    assert [line[:3] for line in main.rows if line[3] != "missing"] == [
+        [batch, "200", sigma] for batch in ("16", "64") for sigma in ("0", "0.9")
+    ]
     assert tuned.rows
 
 
@@ -438,7 +441,7 @@ def test_the_command_line(folder):
     assert listed.returncode == 0
     wrong = command(folder, "tabel1")
     assert wrong.returncode == 2
-    assert "choose alpha_sigma" in wrong.stderr
+    assert "choose additive, alpha_sigma" in wrong.stderr
     assert command(folder, "table1", "--results", "nowhere").returncode == 2
 
 
