@@ -351,8 +351,8 @@ def _defaults(
 ) -> dict[str, Value]:
     """What the sweep's file, its data set's and the method's say, unless it was chosen."""
     dataset = str(chosen.get("data", [sweep.dataset])[0])
-    usual = defaults_of(method, dataset)
-    usual |= {key: one[0] for key, one in (sweep.axes | dict(chosen)).items() if len(one) == 1}
+    single = {key: one[0] for key, one in (sweep.axes | dict(chosen)).items() if len(one) == 1}
+    usual = defaults_of(method, dataset) | single
     return {key: one for key, one in usual.items() if key not in axes}
 
 
