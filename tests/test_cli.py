@@ -107,8 +107,8 @@ BAD = {
     "seed=0,1": "add `-m hydra/launcher=stacked`",
     "student=fc800": "model@student=NAME",
     "seed": "they are KEY=VALUE",
-    "--config-name=tabel3": "there is no sweep named tabel3: choose alpha_sigma, ",
-    "-cn": "-cn takes a sweep's name: choose alpha_sigma, ",
+    "--config-name=tabel3": "there is no sweep named tabel3: choose additive, alpha_sigma, ",
+    "-cn": "-cn takes a sweep's name: choose additive, alpha_sigma, ",
     "--seed=3": "--seed: settings have no dashes",
     "-seed": "-seed: settings have no dashes",
 }
