@@ -96,7 +96,8 @@ def test_float32_uses_no_bf16_product(monkeypatch):
     monkeypatch.setattr(hardware, "_medium_is_exact", lambda: False)
     assert not hardware.Numerics(CPU, "32", fast=True).own_products
     assert not hardware.Numerics(CPU, "bf16", fast=False).own_products
-    assert not hardware.Numerics(torch.device("cuda"), "bf16", fast=True).own_products
+    assert hardware.Numerics(torch.device("cuda"), "bf16", fast=True).own_products
+    assert not hardware.Numerics(torch.device("cuda"), "32", fast=True).own_products
 
 
 @pytest.mark.parametrize("pool", ["MP2(S2)", "MP3(S2)"])

@@ -1,12 +1,14 @@
 """Whole runs on the digits, in this process."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from noisy_kd import runs
+from noisy_kd.callbacks import resume
 from noisy_kd.identity import config_hash
 from noisy_kd.training import assembly, student
 from noisy_kd.training.run import run
@@ -247,6 +249,19 @@ def test_a_damaged_checkpoint_is_not_used(go, caplog):
     result, _ = go()
     assert result["epochs"] == 3
     assert "starting from the beginning" in caplog.text
+
+
+@pytest.mark.parametrize(("long", "written"), [(1.0, 6), (0.0, 1)])
+def test_checkpoints_that_take_long_are_written_seldom(go, monkeypatch, long, written):
+    saves, save = [], torch.save
+    monkeypatch.setattr(resume, "LONG", long)
+    monkeypatch.setattr(resume, "SHARE", 1e-9)
+    monkeypatch.setattr(
+        torch, "save", lambda what, file: saves.append(Path(file).name) or save(what, file)
+    )
+    result, _ = go("trainer.max_epochs=6", "method=supervised")
+    assert saves.count("last.tmp") == written
+    assert result["epochs"] == 6
 
 
 def test_divergence_is_remembered(go, monkeypatch):

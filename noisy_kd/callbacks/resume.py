@@ -6,6 +6,7 @@ Every net has a checkpoint of its own: what is left of several nets can go on be
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from noisy_kd.training.learner import Learner
 
 log = logging.getLogger(__name__)
+
+LONG = 1.0  # seconds: checkpoints that take longer are not written after every epoch
+SHARE = 0.05  # of all time, that these may take
 
 
 def saved_epoch(file: Path, config_hash: str) -> int:
@@ -41,6 +45,9 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
 class Resume(Callback):
     """Writes a checkpoint per net after every epoch, and starts from them.
 
+    Where writing them takes more than a second (many nets on a GPU, whose epochs are short), it is
+    left out after some epochs, so that it takes a twentieth of the time.
+
     Args:
         files: one checkpoint per net.
         best: the choice of the epoch, saved with the net.
@@ -49,6 +56,7 @@ class Resume(Callback):
 
     def __init__(self, files: list[Path], best: BestEpoch, identity: list[str]) -> None:
         self.files, self.best, self.identity = files, best, identity
+        self.written, self.seconds = 0.0, 0.0  # when the last ones were, and how long it took
 
     def on_fit_start(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Restore nets, optimisers and best epochs, and tell Lightning which epoch is next."""
@@ -74,7 +82,9 @@ class Resume(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Write the checkpoints, each under a temporary name first."""
-        if not trainer.is_global_zero:
+        began = time.monotonic()
+        seldom = self.seconds > LONG and began - self.written < self.seconds / SHARE
+        if seldom or not trainer.is_global_zero:
             return
         for k, file in enumerate(self.files):
             content = {
@@ -90,6 +100,8 @@ class Resume(Callback):
             temporary = file.with_suffix(".tmp")
             torch.save(content, temporary)
             temporary.replace(file)
+        self.written = time.monotonic()
+        self.seconds = self.written - began
 
     def _load(self, k: int) -> dict[str, Any] | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -78,9 +79,14 @@ class Numerics:
 
     @property
     def own_products(self) -> bool:
-        """Whether products of float32 matrices are made in bf16 by oneDNN itself (AMX)."""
-        bf16 = self.precision == "bf16" and self.device.type == "cpu"
-        return bf16 and self.fast and not _medium_is_exact()
+        """Whether products of float32 matrices are made on the matrix units without a cast.
+
+        In bf16 by oneDNN itself (AMX), in TF32 on a GPU: casts of weights and of their gradients
+        would cost more there than the products.
+        """
+        if self.precision != "bf16" or not self.fast:
+            return False
+        return self.device.type == "cuda" or (self.device.type == "cpu" and not _medium_is_exact())
 
     @contextmanager
     def products(self) -> Iterator[None]:
@@ -118,6 +124,7 @@ def choose(precision: str, fast: bool, device: torch.device) -> Numerics:
         torch.set_flush_denormal(True)
     if device.type == "cuda":  # "32" and final errors are float32, convolutions too
         torch.backends.cudnn.allow_tf32 = False
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # nets at once; before first use
     if precision == "auto":
         precision = "bf16" if fast and bf16_speed(device) >= FASTER else "32"
     if fast:

@@ -1,0 +1,209 @@
+"""python -m benchmarks.stacks: ways to train several students at once on one device.
+
+Each way makes the same steps (the noise drawn anew, squared error on logits, fused Adam,
+mini-batches of 64) of K nets on random images, again and again; samples/s summed over the nets,
+medians. On a GPU this decided how a stack is trained there (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+from benchmarks.contestants import BATCH, DEVICE, Problem, problem, wait
+from noisy_kd.method.losses import logit_regression
+from noisy_kd.training import hardware
+from noisy_kd.training.graph import Sums, capture
+from noisy_kd.training.hardware import Numerics
+
+CHUNK = 16  # mini-batches in one call, as in training
+Way = Callable[[list[Callable[[], Sums]], list[torch.Generator]], Callable[[], object]]
+"""From each net's steps, and what they draw from, to a function that makes the steps of all."""
+
+
+def in_turn(steps: list[Callable[[], Sums]], _: list[torch.Generator]) -> Callable[[], object]:
+    """Kernel by kernel, net by net."""
+    return lambda: [one() for one in steps]
+
+
+def graphs_in_turn(
+    steps: list[Callable[[], Sums]], draws: list[torch.Generator]
+) -> Callable[[], object]:
+    """A CUDA graph for each net, one after another."""
+    streams = [torch.cuda.Stream(DEVICE) for _ in steps]
+    replays = [
+        capture(one, [g], stream) for one, g, stream in zip(steps, draws, streams, strict=True)
+    ]
+    return lambda: [replay() for replay in replays]
+
+
+def graphs_at_once(
+    steps: list[Callable[[], Sums]], draws: list[torch.Generator]
+) -> Callable[[], object]:
+    """A CUDA graph for each net on a stream of its own: what training does."""
+    streams = [torch.cuda.Stream(DEVICE) for _ in steps]
+    replays = [
+        capture(one, [g], stream) for one, g, stream in zip(steps, draws, streams, strict=True)
+    ]
+
+    def launch() -> None:
+        here = torch.cuda.current_stream(DEVICE)
+        for replay, stream in zip(replays, streams, strict=True):
+            stream.wait_stream(here)
+            with torch.cuda.stream(stream):
+                replay()
+        for stream in streams:
+            here.wait_stream(stream)
+
+    return launch
+
+
+def stacked(
+    p: Problem, count: int, numerics: Numerics
+) -> tuple[Callable[[], Sums], torch.Generator]:
+    """The nets as one: weights [K, ...], ``vmap`` (batched products, grouped convolutions)."""
+    nets = [numerics.arrange_net(p.student()) for _ in range(count)]
+    weights, _ = stack_module_state(nets)
+    base = nets[0].to("meta")
+    optimizer = _adam(list(weights.values()), numerics)
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    x, z = _chunk(p, numerics)
+
+    def forward(own: dict[str, Tensor], images: Tensor) -> Tensor:
+        out: Tensor = functional_call(base, own, images)
+        return out
+
+    def steps() -> Sums:
+        total = torch.zeros((), device=DEVICE)
+        for images, logits in zip(x.split(BATCH), z.split(BATCH), strict=True):
+            with numerics.autocast():
+                g_KBC = torch.vmap(forward, in_dims=(0, None))(weights, images)
+            targets = torch.stack([p.noise(logits, generator) for _ in range(count)])
+            loss = logit_regression(g_KBC.float().flatten(0, 1), targets.flatten(0, 1)) * count
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total = total + loss.detach()
+        return {"loss": total}
+
+    return steps, generator
+
+
+def single(p: Problem, numerics: Numerics, seed: int) -> tuple[Callable[[], Sums], torch.Generator]:
+    """A net of its own, and its steps."""
+    net = numerics.arrange_net(p.student())
+    optimizer = _adam(list(net.parameters()), numerics)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    return partial(_steps, p, net, optimizer, generator, *_chunk(p, numerics), numerics), generator
+
+
+def _steps(
+    p: Problem,
+    net: nn.Sequential,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    x: Tensor,
+    z: Tensor,
+    numerics: Numerics,
+) -> Sums:
+    total = torch.zeros((), device=DEVICE)
+    for images, logits in zip(x.split(BATCH), z.split(BATCH), strict=True):
+        loss = logit_regression(numerics.logits(net, images), p.noise(logits, generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total = total + loss.detach()
+    return {"loss": total}
+
+
+def _adam(weights: list[Tensor], numerics: Numerics) -> torch.optim.Optimizer:
+    rate = torch.tensor(1e-3, device=DEVICE) if numerics.graphs else 1e-3
+    return torch.optim.Adam(weights, lr=rate, fused=True, capturable=numerics.graphs)
+
+
+def _chunk(p: Problem, numerics: Numerics) -> tuple[Tensor, Tensor]:
+    rows = slice(0, CHUNK * BATCH)
+    return numerics.arrange(p.x[rows].to(DEVICE)), p.logits[rows].to(DEVICE)
+
+
+def speed(launch: Callable[[], object], samples: int, seconds: float) -> float:
+    """Samples per second of one call of ``launch``: the median over some seconds of calls."""
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        wait()
+        start = time.perf_counter()
+        launch()
+        wait()
+        times.append(time.perf_counter() - start)
+    return samples / statistics.median(times)
+
+
+def measure(p: Problem, count: int, seconds: float) -> dict[str, float]:
+    """Way -> samples/s, summed over ``count`` nets."""
+    numerics = hardware.choose(p.config.precision, True, DEVICE)
+    ways: dict[str, Way] = {"in turn": in_turn}
+    if DEVICE.type == "cuda":
+        ways |= {"graphs in turn": graphs_in_turn, "graphs at once": graphs_at_once}
+    as_one: dict[str, Way] = {"vmap": in_turn} if count > 1 else {}
+    if as_one and DEVICE.type == "cuda":
+        as_one["vmap, a graph"] = graphs_in_turn
+    found = {}
+    with numerics.products():
+        for name, way in ways.items():
+            steps, draws = zip(*(single(p, numerics, k) for k in range(count)), strict=True)
+            found[name] = _measured(way, list(steps), list(draws), count, seconds)
+        for name, way in as_one.items():
+            step, generator = stacked(p, count, numerics)
+            found[name] = _measured(way, [step], [generator], count, seconds)
+    return found
+
+
+def _measured(
+    way: Way,
+    steps: list[Callable[[], Sums]],
+    draws: list[torch.Generator],
+    count: int,
+    seconds: float,
+) -> float:
+    for one in steps:  # the optimiser makes its state
+        one()
+    launch = way(steps, draws)
+    launch()
+    return speed(launch, CHUNK * BATCH * count, seconds)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stacks", description=__doc__)
+    parser.add_argument("--settings", default="mnist,cifar10")
+    parser.add_argument("--counts", default="1,11")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for setting in options.settings.split(","):
+        p = problem(setting, CHUNK, "bf16")
+        for count in options.counts.split(","):
+            ways = measure(p, int(count), options.seconds)
+            found.setdefault(setting, {})[count] = ways
+            each = ", ".join(f"{name} {value:,.0f}" for name, value in ways.items())
+            print(f"{setting}, {count} students, samples/s: {each}", flush=True)
+            if options.json is not None:
+                options.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
