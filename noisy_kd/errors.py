@@ -63,6 +63,8 @@ def one_line(error: BaseException) -> str:
         return f"there is no {group.strip(chr(39))} named {wanted}: choose {names}."
     if text.startswith("Cannot find primary config"):
         return text.partition(" Check that")[0]
+    if "Could not load" in text:  # a file of the defaults, where -cp leads elsewhere
+        return text.partition(" Config search path")[0]
     if isinstance(error, OSError):
         return f"{text}: choose an output folder that can be written (hydra.run.dir=DIR)."
     return text
@@ -72,9 +74,20 @@ def is_input_error(error: BaseException) -> bool:
     """Whether the error is of the user's making: settings, names, values, files."""
     if any(isinstance(link, InputError) for link in causes(error)):
         return True
+    if _is_hydras_own(error):
+        return True
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
     # by name: commands that need no Hydra start without it
     return bool(kinds & {"hydra.errors.HydraException", "omegaconf.errors.OmegaConfBaseException"})
+
+
+def _is_hydras_own(error: BaseException) -> bool:
+    """Whether Hydra's code refused a value: options that exclude each other, ``range(0,1,0)``."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return isinstance(error, ValueError) and str(where).startswith("hydra.")
 
 
 class _WithoutHydrasLine:

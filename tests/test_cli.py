@@ -111,12 +111,15 @@ BAD = {
     "-cn": "-cn takes a sweep's name: choose additive, alpha_sigma, ",
     "--seed=3": "--seed: settings have no dashes",
     "-seed": "-seed: settings have no dashes",
+    "--resolve": "can only be used in conjunction with --cfg",
+    "-m method.sigma=range(0,1,0)": "must not be zero",
+    "-cp sweeps -cn quick": "Could not load 'config'.",
 }
 
 
 @pytest.mark.parametrize("argument", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, argument):
-    done = command(argument.strip("'"))
+    done = command(*argument.strip("'").split())
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
