@@ -41,10 +41,7 @@ def graphs_in_turn(
     steps: list[Callable[[], Sums]], draws: list[torch.Generator]
 ) -> Callable[[], object]:
     """A CUDA graph for each net, one after another."""
-    streams = [torch.cuda.Stream(DEVICE) for _ in steps]
-    replays = [
-        capture(one, [g], stream) for one, g, stream in zip(steps, draws, streams, strict=True)
-    ]
+    replays, _ = _captured(steps, draws)
     return lambda: [replay() for replay in replays]
 
 
@@ -52,10 +49,7 @@ def graphs_at_once(
     steps: list[Callable[[], Sums]], draws: list[torch.Generator]
 ) -> Callable[[], object]:
     """A CUDA graph for each net on a stream of its own: what training does."""
-    streams = [torch.cuda.Stream(DEVICE) for _ in steps]
-    replays = [
-        capture(one, [g], stream) for one, g, stream in zip(steps, draws, streams, strict=True)
-    ]
+    replays, streams = _captured(steps, draws)
 
     def launch() -> None:
         here = torch.cuda.current_stream(DEVICE)
@@ -67,6 +61,14 @@ def graphs_at_once(
             here.wait_stream(stream)
 
     return launch
+
+
+def _captured(
+    steps: list[Callable[[], Sums]], draws: list[torch.Generator]
+) -> tuple[list[Callable[[], Sums]], list[torch.cuda.Stream]]:
+    streams = [torch.cuda.Stream(DEVICE) for _ in steps]
+    each = zip(steps, draws, streams, strict=True)
+    return [capture(one, [generator], stream) for one, generator, stream in each], streams
 
 
 def stacked(
