@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from noisy_kd import runs
-from noisy_kd.callbacks import resume
+from noisy_kd.callbacks import RunLogs, resume
 from noisy_kd.identity import config_hash
 from noisy_kd.training import assembly, student
 from noisy_kd.training.run import run
@@ -251,11 +251,10 @@ def test_a_damaged_checkpoint_is_not_used(go, caplog):
     assert "starting from the beginning" in caplog.text
 
 
-@pytest.mark.parametrize(("long", "written"), [(1.0, 6), (0.0, 1)])
+@pytest.mark.parametrize(("long", "written"), [(1.0, 6), (0.0, 2)])
 def test_checkpoints_that_take_long_are_written_seldom(go, monkeypatch, long, written):
     saves, save = [], torch.save
     monkeypatch.setattr(resume, "LONG", long)
-    monkeypatch.setattr(resume, "SHARE", 1e-9)
     monkeypatch.setattr(
         torch, "save", lambda what, file: saves.append(Path(file).name) or save(what, file)
     )
@@ -296,6 +295,27 @@ def test_csv_curves_survive_an_interruption(go, monkeypatch):
     rows = (directory / "metrics.csv").read_text().splitlines()
     step = rows[0].split(",").index("step")
     assert [row.split(",")[step] for row in rows[1:]] == ["1", "2", "3", "4", "5"]
+
+
+def test_curves_have_each_epoch_once_though_some_are_made_again(go, monkeypatch):
+    log = RunLogs.on_train_epoch_end
+
+    def flushed(callback, trainer, learner):
+        log(callback, trainer, learner)
+        callback.loggers[0][0].experiment.flush()
+
+    monkeypatch.setattr(resume, "LONG", 0.0)
+    monkeypatch.setattr(RunLogs, "on_train_epoch_end", flushed)
+    with monkeypatch.context() as patch:
+        StepCounter(patch, stop_after=90)
+        with pytest.raises(RuntimeError):
+            go("trainer.max_epochs=6")
+    with monkeypatch.context() as patch:
+        after = StepCounter(patch)
+        _, directory = go("trainer.max_epochs=6")
+    assert after.steps == 5 * 20
+    curves = EventAccumulator(str(directory)).Reload()
+    assert [point.step for point in curves.Scalars("val_error")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_student_is_evaluated_where_the_images_are(go, monkeypatch):

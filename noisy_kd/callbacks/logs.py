@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import nn
 
 if TYPE_CHECKING:
@@ -26,8 +27,16 @@ class RunLogs(Callback):
         self.loggers = loggers
 
     def on_train_start(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
-        """Give back to a CSV logger, which starts an empty file, the epochs before a resume."""
+        """Let curves go on where the training does.
+
+        A CSV logger, which starts an empty file, gets back the epochs before; TensorBoard is told
+        that those it has beyond are made again.
+        """
         for logger in (one for loggers in self.loggers for one in loggers):
+            if isinstance(logger, TensorBoardLogger) and trainer.current_epoch:
+                start = SessionLog(status=SessionLog.START)
+                made_again = Event(step=trainer.current_epoch + 1, session_log=start)
+                logger.experiment.file_writer.add_event(made_again)
             file = Path(logger.log_dir or "") / "metrics.csv"
             if isinstance(logger, CSVLogger) and file.exists():
                 rows = list(csv.DictReader(file.read_text().splitlines()))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LONG = 1.0  # seconds: checkpoints that take longer are not written after every epoch
-SHARE = 0.05  # of all time, that these may take
+LONG = 1.0  # seconds: checkpoints that take longer to write
+PAUSE = 60.0  # are written only when the last ones are so many seconds old
 
 
 def saved_epoch(file: Path, config_hash: str) -> int:
@@ -45,8 +45,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
 class Resume(Callback):
     """Writes a checkpoint per net after every epoch, and starts from them.
 
-    Where writing them takes more than a second (many nets on a GPU, whose epochs are short), it is
-    left out after some epochs, so that it takes a twentieth of the time.
+    Where writing them takes more than a second (many nets on a GPU, whose epochs are short), they
+    are written once a minute and at the end.
 
     Args:
         files: one checkpoint per net.
@@ -83,7 +83,8 @@ class Resume(Callback):
     def on_train_epoch_end(self, trainer: Trainer, learner: Learner) -> None:  # type: ignore[override]
         """Write the checkpoints, each under a temporary name first."""
         began = time.monotonic()
-        seldom = self.seconds > LONG and began - self.written < self.seconds / SHARE
+        ends = trainer.should_stop or trainer.current_epoch + 1 == learner.epochs
+        seldom = self.seconds > LONG and began - self.written < PAUSE and not ends
         if seldom or not trainer.is_global_zero:
             return
         for k, file in enumerate(self.files):
