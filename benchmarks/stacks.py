@@ -76,8 +76,8 @@ def stacked(
 ) -> tuple[Callable[[], Sums], torch.Generator]:
     """The nets as one: weights [K, ...], ``vmap`` (batched products, grouped convolutions)."""
     nets = [numerics.arrange_net(p.student()) for _ in range(count)]
-    weights, _ = stack_module_state(nets)
-    base = nets[0].to("meta")
+    weights, _ = stack_module_state([_Computed(net, numerics) for net in nets])
+    base = _Computed(nets[0].to("meta"), numerics)
     optimizer = _adam(list(weights.values()), numerics)
     generator = torch.Generator(DEVICE).manual_seed(0)
     x, z = _chunk(p, numerics)
@@ -89,10 +89,9 @@ def stacked(
     def steps() -> Sums:
         total = torch.zeros((), device=DEVICE)
         for images, logits in zip(x.split(BATCH), z.split(BATCH), strict=True):
-            with numerics.autocast():
-                g_KBC = torch.vmap(forward, in_dims=(0, None))(weights, images)
-            targets = torch.stack([p.noise(logits, generator) for _ in range(count)])
-            loss = logit_regression(g_KBC.float().flatten(0, 1), targets.flatten(0, 1)) * count
+            g_KBC = torch.vmap(forward, in_dims=(0, None))(weights, images)
+            targets = p.noise(logits.repeat(count, 1), generator)
+            loss = logit_regression(g_KBC.flatten(0, 1), targets) * count
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -100,6 +99,17 @@ def stacked(
         return {"loss": total}
 
     return steps, generator
+
+
+class _Computed(nn.Module):
+    """A net, computed as in training."""
+
+    def __init__(self, net: nn.Sequential, numerics: Numerics) -> None:
+        super().__init__()
+        self.net, self.numerics = net, numerics
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.numerics.logits(self.net, x)
 
 
 def single(p: Problem, numerics: Numerics, seed: int) -> tuple[Callable[[], Sums], torch.Generator]:
@@ -188,19 +198,22 @@ def _measured(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stacks", description=__doc__)
-    parser.add_argument("--settings", default="mnist,cifar10")
-    parser.add_argument("--counts", default="1,11")
+    both = ("mnist", "cifar10")
+    parser.add_argument("--settings", nargs="+", choices=both, default=both)
+    parser.add_argument("--counts", nargs="+", type=int, default=(1, 11), help="of students")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
+    if min(options.counts) < 1:
+        parser.error("--counts: at least one student.")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for setting in options.settings.split(","):
+    for setting in options.settings:
         p = problem(setting, CHUNK, "bf16")
-        for count in options.counts.split(","):
-            ways = measure(p, int(count), options.seconds)
-            found.setdefault(setting, {})[count] = ways
+        for count in options.counts:
+            ways = measure(p, count, options.seconds)
+            found.setdefault(setting, {})[str(count)] = ways
             each = ", ".join(f"{name} {value:,.0f}" for name, value in ways.items())
             print(f"{setting}, {count} students, samples/s: {each}", flush=True)
             if options.json is not None:
