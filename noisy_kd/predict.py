@@ -104,6 +104,8 @@ def read_image(file: Path, shape: list[int]) -> Tensor:
     except OSError as error:
         raise InputError(f"{file} cannot be read as an image ({error}).") from error
     if fitted.size != (width, height):
+        was = "x".join(map(str, fitted.size))
+        print(f"{file}: scaled from {was} to {width}x{height}", file=sys.stderr)
         fitted = fitted.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.array(fitted, dtype=np.uint8).reshape(height, width, channels)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()

@@ -79,5 +79,5 @@ def _against(result: Result, baseline: Result | None) -> str:
     if result["test_error"] is None or not baseline["test_error"]:
         return f"{baseline['test_error']:.2%}"
     change = result["test_error"] / baseline["test_error"] - 1
-    word = "fewer" if change < 0 else "more"
-    return f"{baseline['test_error']:.2%} (this run: {abs(change):.1%} {word} errors)"
+    told = f"{abs(change):.1%} {'fewer' if change < 0 else 'more'}" if change else "as many"
+    return f"{baseline['test_error']:.2%} (this run: {told} errors)"

@@ -154,6 +154,13 @@ def test_images_of_other_sizes_and_colours_are_fitted(tmp_path):
     assert torch.equal(same[0].permute(1, 2, 0), torch.from_numpy(colours))
 
 
+def test_an_image_of_another_size_is_scaled_and_told(tmp_path, capsys):
+    Image.new("L", (28, 20), 255).save(tmp_path / "large.png")
+    pixels = read_image(tmp_path / "large.png", [3, 8, 10])
+    assert pixels.shape == (1, 3, 8, 10) and int(pixels.min()) == 255
+    assert capsys.readouterr().err.endswith("large.png: scaled from 28x20 to 10x8\n")
+
+
 def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     export(finished, "onnx", False, output=tmp_path / "bare.onnx")

@@ -240,7 +240,13 @@ def test_a_table_of_unusual_runs_says_so():
     (table,) = report(sweeps.read("table1"), short, {})
     assert table.title.endswith("(trainer.max_epochs=2)")
     (table,) = report(sweeps.read("table1"), short, settings(["trainer.max_epochs=2"]))
-    assert "trainer.max_epochs" not in table.title  # as it was asked for
+    assert table.title.endswith("(trainer.max_epochs=2)")  # a table is read without its command
+    chosen = settings(["trainer.max_epochs=2", "method.alpha=0.15"])
+    (table,) = report(sweeps.read("table1"), short, chosen)
+    assert table.title.endswith("(trainer.max_epochs=2)")
+    other = [result(0.02, "data=mnist", "method.sigma=1", "method.alpha=0.3")]
+    (table,) = report(sweeps.read("table1"), other, settings(["method.alpha=0.3"]))
+    assert table.title.endswith("(method.alpha=0.3)")
 
 
 def test_a_baseline_of_another_teacher_is_told(table1):

@@ -124,17 +124,17 @@ def blocks(
     if own:
         noisy = [run for run in runs if run not in plain]
     cores = _cores(noisy, axes) or _cores(plain, axes)
-    unusual: list[dict[str, Value]] = [{} for _ in cores]
     others: list[dict[str, Value]] = []
     if not own:
-        cores, unusual, others = _own_cores(sweep, cores, noisy + plain, axes, chosen)
+        cores, others = _own_cores(sweep, cores, noisy + plain, axes, chosen)
     found = []
-    for core, told in zip(cores, unusual, strict=True):
+    for core in cores:
+        told = _unusual(sweep, core, noisy + plain, axes, {})
         beside = [run for run in plain if _belongs(run, core, axes)]
         members = [run for run in noisy if _belongs(run, core, axes)]
         for variant in _variants(sweep, members, axes, chosen):
             settings = {key: one for key, one in core.items() if _differs(key, one, cores)}
-            settings |= told | variant.settings
+            settings |= told | variant.settings | _chosen_keys(sweep, variant.runs, axes, chosen)
             cells = _filled(_grid(axes), variant.runs, beside, methods, axes)
             papers = _is_papers(sweep, chosen, (variant.runs or beside)[0])
             block = Block(settings, cells, _baselines(axes, beside), papers)
@@ -237,8 +237,8 @@ def _own_cores(
     runs: list[Result],
     axes: Mapping[str, list[Value]],
     chosen: Mapping[str, list[Value]],
-) -> tuple[list[dict[str, Any]], list[dict[str, Value]], list[dict[str, Value]]]:
-    """Which cores to show, how each differs from the sweep's own settings, how the others do.
+) -> tuple[list[dict[str, Any]], list[dict[str, Value]]]:
+    """Which cores to show, and how the others differ from the sweep's own settings.
 
     Those with the sweep's own settings, if they fill enough cells; none on other data.
     """
@@ -252,7 +252,7 @@ def _own_cores(
     enough = usual and max(sizes[k] for k in usual) >= max(sizes[k] for k in fitting)
     shown = usual if enough else fitting
     others = [one for k, one in enumerate(unusual) if k not in shown and sizes[k]]
-    return [cores[k] for k in shown], [unusual[k] for k in shown], others
+    return [cores[k] for k in shown], others
 
 
 def _unusual(
@@ -339,6 +339,20 @@ def _variants(
                 told = {key: one for key, one in keys.items() if _differs(key, one, all_keys)}
                 apart.append(_Variant(told, runs))
     return ([_Variant({}, kept)] if kept or not apart else []) + apart
+
+
+def _chosen_keys(
+    sweep: Sweep, members: list[Result], axes: Mapping[str, Any], chosen: Mapping[str, list[Value]]
+) -> dict[str, Value]:
+    """The keys of the method that were chosen otherwise than the sweep has them."""
+    single = {k: one[0] for k, one in chosen.items() if k.startswith("method.") and len(one) == 1}
+    methods = {method_of(run) for run in members}
+    usual = [_defaults(sweep, name, axes, {}) for name in methods]
+    return {
+        key: one
+        for key, one in single.items()
+        if key not in axes and any(one != keys.get(key, one) for keys in usual)
+    }
 
 
 def _method_keys(run: Result, axes: Mapping[str, Any]) -> dict[str, Any]:
