@@ -1,5 +1,6 @@
 """python train.py [GROUP=NAME] [KEY=VALUE] ...; --help lists them."""
 
+import os
 import sys
 
 import hydra
@@ -11,6 +12,7 @@ from noisy_kd.identity import register_resolvers
 from noisy_kd.plugins import add_to_path
 
 add_to_path()
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # for nets side by side
 started = False
 
 

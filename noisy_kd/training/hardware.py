@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import time
 from collections.abc import Iterator
@@ -124,7 +123,6 @@ def choose(precision: str, fast: bool, device: torch.device) -> Numerics:
         torch.set_flush_denormal(True)
     if device.type == "cuda":  # "32" and final errors are float32, convolutions too
         torch.backends.cudnn.allow_tf32 = False
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # nets at once; before first use
     if precision == "auto":
         precision = "bf16" if fast and bf16_speed(device) >= FASTER else "32"
     if fast:
