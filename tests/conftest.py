@@ -1,6 +1,7 @@
 """Small runs on the embedded digits, and the real data where NOISY_KD_DATA names its folder."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small nets: threads would wait for each other
@@ -12,6 +13,7 @@ from noisy_kd.config import Config, compose
 from noisy_kd.data import Digits
 from noisy_kd.training.hardware import Numerics
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["teacher.max_epochs=2", "trainer.max_epochs=3", "callbacks=quiet", "trainer=cpu"]
 
