@@ -32,6 +32,8 @@ class RunLogs(Callback):
         A CSV logger, which starts an empty file, gets back the epochs before; TensorBoard is told
         that those it has beyond are made again.
         """
+        if not trainer.is_global_zero:
+            return
         for logger in (one for loggers in self.loggers for one in loggers):
             if isinstance(logger, TensorBoardLogger) and trainer.current_epoch:
                 start = SessionLog(status=SessionLog.START)

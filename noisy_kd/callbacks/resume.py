@@ -1,4 +1,4 @@
-"""An interrupted training goes on from the end of its last whole epoch.
+"""An interrupted training goes on from the end of a whole epoch: its last, but for large stacks.
 
 Every net has a checkpoint of its own: what is left of several nets can go on beside others.
 """
