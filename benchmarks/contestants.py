@@ -185,7 +185,7 @@ def pytorch_plain(p: Problem) -> float:
                 with torch.no_grad():
                     z = p.noise(teacher(x).float())
                 g = net(x)
-            _update(optimizer, logit_regression(g.float(), z))
+            update(optimizer, logit_regression(g.float(), z))
             yield
 
     return timed(steps(), BATCH)
@@ -202,7 +202,7 @@ def hand_loop(p: Problem) -> float:
         for rows in torch.randperm(len(x)).split(BATCH):
             with numerics.autocast():
                 g = net(numerics.arrange(x[rows]))
-            _update(optimizer, logit_regression(g.float(), p.noise(z[rows])))
+            update(optimizer, logit_regression(g.float(), p.noise(z[rows])))
             yield
 
     return timed(steps(), BATCH)
@@ -316,7 +316,8 @@ class _Anything(types.ModuleType):
         return type(name, (), {})
 
 
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """A step of the optimiser."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from benchmarks.contestants import BATCH, DEVICE, Problem, problem, wait
+from benchmarks.contestants import BATCH, DEVICE, Problem, problem, update, wait
 from noisy_kd.method.losses import logit_regression
 from noisy_kd.training import hardware
 from noisy_kd.training.graph import Sums, capture
@@ -92,9 +92,7 @@ def stacked(
             g_KBC = torch.vmap(forward, in_dims=(0, None))(weights, images)
             targets = p.noise(logits.repeat(count, 1), generator)
             loss = logit_regression(g_KBC.flatten(0, 1), targets) * count
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            update(optimizer, loss)
             total = total + loss.detach()
         return {"loss": total}
 
@@ -132,9 +130,7 @@ def _steps(
     total = torch.zeros((), device=DEVICE)
     for images, logits in zip(x.split(BATCH), z.split(BATCH), strict=True):
         loss = logit_regression(numerics.logits(net, images), p.noise(logits, generator))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        update(optimizer, loss)
         total = total + loss.detach()
     return {"loss": total}
 
