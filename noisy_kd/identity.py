@@ -14,9 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from noisy_kd.config import Config, canonical, read
 from noisy_kd.errors import InputError
-from noisy_kd.runs import OMITTED_AT_DEFAULT
-
-WITHOUT_TEACHER = ("supervised",)  # methods whose numbers no teacher decides
+from noisy_kd.runs import OMITTED_AT_DEFAULT, WITHOUT_TEACHER
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -20,6 +20,9 @@ Result = dict[str, Any]
 
 TEACHER_LOGITS = "teacher_logits.pt"  # of the test images, of several teachers the combined
 
+WITHOUT_TEACHER = ("supervised",)
+"""Methods whose numbers no teacher decides."""
+
 OMITTED_AT_DEFAULT: dict[str, Any] = {"shift": 0, "batch_norm": False}
 """Settings of the teacher and their defaults, at which they are left out of what identifies a run
 or a teacher: they came after the first results, which so keep their hashes."""

@@ -20,13 +20,12 @@ from noisy_kd.report.sweeps import (
     own_data_keys,
     usual_settings,
 )
-from noisy_kd.runs import OMITTED_AT_DEFAULT, Result
+from noisy_kd.runs import OMITTED_AT_DEFAULT, WITHOUT_TEACHER, Result
 
 NOISE = ("method.alpha", "method.sigma")
 ZERO = ("student.dropout", "optimizer.weight_decay")
 PLAIN_AT_ZERO = ("noisy_teacher", "noisy_student", "random_sigma", "logit_noise_additive")
 """Methods that are logit regression where their noise is none."""
-WITHOUT_TEACHER = "supervised"
 SEVERAL_TEACHERS = "two_teachers"
 ALIASES = {"trainer.max_epochs": "max_epochs", "callbacks.best.patience": "patience"}
 """Keys of the command line that results call otherwise."""
@@ -226,7 +225,7 @@ def _core(run: Result, axes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cores(runs: list[Result], axes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The distinct settings beside the method; those of runs with one teacher, if there are any."""
-    usual = [r for r in runs if method_of(r) not in (WITHOUT_TEACHER, SEVERAL_TEACHERS)]
+    usual = [r for r in runs if method_of(r) not in (*WITHOUT_TEACHER, SEVERAL_TEACHERS)]
     found = {json.dumps(_core(run, axes)): _core(run, axes) for run in usual or runs}
     return list(found.values())
 
@@ -297,7 +296,7 @@ def _outside(runs: list[Result], axes: Mapping[str, list[Value]]) -> list[dict[s
 def _belongs(run: Result, core: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
     """Whether the run shares the settings; one without or with several teachers, the others."""
     own = _core(run, axes)
-    if method_of(run) == WITHOUT_TEACHER:
+    if method_of(run) in WITHOUT_TEACHER:
         return _without(own, "teacher.") == _without(core, "teacher.")
     teachers = own.get("teacher.layers")
     if method_of(run) == SEVERAL_TEACHERS and isinstance(teachers, str) and "+" in teachers:
