@@ -13,8 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from noisy_kd.config import Config, canonical, read
-from noisy_kd.errors import InputError
-from noisy_kd.runs import OMITTED_AT_DEFAULT, WITHOUT_TEACHER
+from noisy_kd.runs import OMITTED_AT_DEFAULT, WITHOUT_TEACHER, file_digest
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -78,19 +77,6 @@ def run_name(config: Config) -> str:
 def register_resolvers() -> None:
     """Let ``${run_name:}`` in the configuration name the run's directory."""
     OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
-
-
-def file_digest(path: str) -> str:
-    """Fingerprint of a file's content.
-
-    Raises:
-        InputError: if there is no such file.
-    """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
 
 
 def _resolve_run_name(*, _root_: DictConfig) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -116,6 +117,19 @@ def load_preprocessing(directory: str | Path) -> nn.Module:
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
     content = _tensors(file)
     return preprocess.restored(content["kind"], content["state"])
+
+
+def file_digest(path: str) -> str:
+    """Fingerprint of a file's content.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
 
 
 def _tensors(file: Path) -> dict[str, Any]:

@@ -402,6 +402,18 @@ def test_a_sweeps_own_words_are_understood():
     assert settings(["model@student=module", "student._target_=a.B"]) == {"student.layers": ["a.B"]}
 
 
+def test_a_checkpoint_is_meant_by_its_content_as_runs_know_it(tmp_path):
+    file = tmp_path / "nin.pt"
+    file.write_bytes(b"weights")
+    words = ["data=mnist", f"teacher.checkpoint={file}"]
+    runs = [result(0.01, *words, "method.sigma=0"), result(0.02, "data=mnist", "method.sigma=0")]
+    (table,) = report(sweeps.read("table1"), runs, settings(words))
+    assert row(table, "0")["error %"] == "1.00"
+    content = settings(words)["teacher.checkpoint"]
+    file.unlink()
+    assert settings([f"teacher.checkpoint={content[0]}"])["teacher.checkpoint"] == content
+
+
 def test_spread_of_one_value_has_no_deviation():
     assert spread({}) is None
     assert spread({1: 2.0}).deviation is None

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from noisy_kd import runs
 from noisy_kd.errors import InputError, run_command
-from noisy_kd.identity import file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +76,7 @@ def evaluate(
 
     net = runs.load_student(directory)
     file = directory / ("evaluation.json" if limit is None else f"evaluation-{limit}.json")
-    student = file_digest(str(directory / "student.pt"))
+    student = runs.file_digest(str(directory / "student.pt"))
     found = runs.read_json(file) or {}
     if found.get("student") != student:
         found = {"student": student}

@@ -48,6 +48,10 @@ def settings(words: Sequence[str]) -> dict[str, list[Value]]:
         if key in found:
             layers = [notation.notation(notation.parse(str(one))) for one in found[key]]
             found[key] = list(layers)
+    key = "teacher.checkpoint"
+    if key in found:  # a run knows the file by its content; once it is gone, that is asked for
+        paths = [str(one) for one in found[key]]
+        found[key] = [runs.file_digest(one) if Path(one).is_file() else one for one in paths]
     return found
 
 
