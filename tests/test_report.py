@@ -402,16 +402,24 @@ def test_a_sweeps_own_words_are_understood():
     assert settings(["model@student=module", "student._target_=a.B"]) == {"student.layers": ["a.B"]}
 
 
-def test_a_checkpoint_is_meant_by_its_content_as_runs_know_it(tmp_path):
-    file = tmp_path / "nin.pt"
-    file.write_bytes(b"weights")
-    words = ["data=mnist", f"teacher.checkpoint={file}"]
+@pytest.mark.parametrize("digest", ["c912f2f6eb682d7f", "1234567890123456", "12345e6789012345"])
+def test_a_checkpoint_is_meant_by_its_content_as_runs_know_it(digest, tmp_path, monkeypatch):
+    monkeypatch.setattr("noisy_kd.identity.file_digest", lambda _: digest)
+    monkeypatch.setattr("noisy_kd.runs.file_digest", lambda _: digest)
+    words = ["data=mnist", f"teacher.checkpoint={tmp_path / 'nin.pt'}"]
     runs = [result(0.01, *words, "method.sigma=0"), result(0.02, "data=mnist", "method.sigma=0")]
-    (table,) = report(sweeps.read("table1"), runs, settings(words))
-    assert row(table, "0")["error %"] == "1.00"
-    content = settings(words)["teacher.checkpoint"]
-    file.unlink()
-    assert settings([f"teacher.checkpoint={content[0]}"])["teacher.checkpoint"] == content
+    for asked in (words, ["data=mnist", f"teacher.checkpoint=sha256:{digest}"]):
+        (table,) = report(sweeps.read("table1"), runs, settings(asked))
+        assert row(table, "0")["error %"] == "1.00"
+        assert f"teacher.checkpoint=sha256:{digest}" in table.title
+    (table,) = report(sweeps.read("table1"), runs, settings(["teacher.checkpoint=null"]))
+    assert row(table, "0")["error %"] == "2.00"
+
+
+def test_a_checkpoint_that_is_not_there_is_told():
+    for name in ("missing.pt", "x" * 300):
+        with pytest.raises(InputError, match="cannot be read"):
+            settings([f"teacher.checkpoint={name}"])
 
 
 def test_spread_of_one_value_has_no_deviation():
@@ -518,6 +526,16 @@ def test_a_curve_has_a_gap_where_a_cell_is_missing():
     assert math.isnan(y[1])
     plots._line(plot, [(0.1, None)], "", 1)
     assert len(plot.containers) == 1  # nothing to draw, nothing in the legend
+
+
+def test_an_axis_of_one_value_makes_no_heat_map(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "_heat_map", None)
+    few = ["data=mnist", "trainer.max_epochs=200", "data.subset=500"]
+    found = [result(0.08, *few, "method.sigma=0"), result(0.07, *few, "method.sigma=0.9")]
+    sweep, chosen = sweeps.read("few_images"), {"data.subset": [500.0], "method.sigma": [0.0, 0.9]}
+    (block,) = cells.blocks(sweep, found, chosen)
+    plots.draw(sweep, block, tmp_path / "few.svg")
+    assert (tmp_path / "few.svg").stat().st_size > 0
 
 
 def test_plots_refuse_what_they_cannot_draw(table1, tmp_path):

@@ -30,6 +30,8 @@ SEVERAL_TEACHERS = "two_teachers"
 ALIASES = {"trainer.max_epochs": "max_epochs", "callbacks.best.patience": "patience"}
 """Keys of the command line that results call otherwise."""
 NOWHERE = object()
+CONTENT = "sha256:"
+"""Before the digest of a checkpoint, which might else read as a number."""
 
 
 @dataclass
@@ -173,6 +175,8 @@ def _settings(run: Result) -> dict[str, Any]:
     if "teacher.max_epochs" in flat:
         flat.setdefault("teacher.batch_size", flat["data.batch_size"])
         flat = {f"teacher.{key}": one for key, one in OMITTED_AT_DEFAULT.items()} | flat
+    if flat.get("teacher.checkpoint"):
+        flat["teacher.checkpoint"] = CONTENT + flat["teacher.checkpoint"]
     return flat
 
 

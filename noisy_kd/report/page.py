@@ -48,11 +48,15 @@ def settings(words: Sequence[str]) -> dict[str, list[Value]]:
         if key in found:
             layers = [notation.notation(notation.parse(str(one))) for one in found[key]]
             found[key] = list(layers)
-    key = "teacher.checkpoint"
-    if key in found:  # a run knows the file by its content; once it is gone, that is asked for
-        paths = [str(one) for one in found[key]]
-        found[key] = [runs.file_digest(one) if Path(one).is_file() else one for one in paths]
+    if files := found.get("teacher.checkpoint"):
+        found["teacher.checkpoint"] = [_by_content(str(one)) for one in files]
     return found
+
+
+def _by_content(checkpoint: str) -> str:
+    """A checkpoint as tables name it, ``sha256:...``, from its file or as it is."""
+    named = checkpoint == "null" or checkpoint.startswith(cells.CONTENT)
+    return checkpoint if named else cells.CONTENT + runs.file_digest(checkpoint)
 
 
 def check_settings(chosen: Mapping[str, list[Value]], found: Sequence[Result]) -> None:

@@ -35,6 +35,8 @@ def draw(sweep: Sweep, block: Block, file: Path) -> None:
 
     axes = list(block.cells[0].key)
     numeric = [a for a in axes if all(isinstance(c.key[a], float) for c in block.cells)]
+    varied = [a for a in numeric if len({cell.key[a] for cell in block.cells}) > 1]
+    numeric = varied or numeric
     figure, plot = pyplot.subplots(figsize=(6, 4), dpi=120, layout="constrained")
     if sweep.name == "figure3":
         _compression(plot, sweep, block)
