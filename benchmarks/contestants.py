@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from noisy_kd.config import Config, compose
-from noisy_kd.data import Cifar10, ImageDataModule, Mnist
-from noisy_kd.data.images import Images, Source
+from noisy_kd.data import CIFAR10DataModule, ImageDataModule, MNISTDataModule
+from noisy_kd.data.sources import Images, Source
 from noisy_kd.method import LogitNoise, logit_regression
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build
 from noisy_kd.training import assembly, hardware
-from noisy_kd.training.student import Teaching, new_student, train_students
+from noisy_kd.training.students import TeacherOutputs, new_student, train_students
 from noisy_kd.training.teacher import frozen
 
 BATCH = 64
@@ -65,7 +65,7 @@ class Problem:
 
 def problem(setting: str, steps: int, precision: str) -> Problem:
     """Random images of the data set's shape, nets with random weights."""
-    kind = {"mnist": Mnist, "cifar10": Cifar10}[setting]
+    kind = {"mnist": MNISTDataModule, "cifar10": CIFAR10DataModule}[setting]
     shape = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[setting]
     config = compose([f"data={setting}", "data.val_size=0", "callbacks=quiet", "logger=csv"])
     config.precision = {"bf16": "auto", "32": "32"}[precision]
@@ -121,7 +121,7 @@ def ours(p: Problem, students: int = 1, fast: bool = True) -> float:
         ]
         numerics = hardware.choose(p.config.precision, fast, DEVICE)
         p.data.to(DEVICE)
-        teaching = Teaching(p.teacher, None, p.logits[:, None], p.logits[:1, None])
+        teaching = TeacherOutputs(p.teacher, None, p.logits[:, None], p.logits[:1, None])
         with tempfile.TemporaryDirectory() as folder:
             places = [Path(folder) / str(k) for k in range(students)]
             for place in places:

@@ -24,8 +24,8 @@ from torch.func import functional_call, stack_module_state
 from benchmarks.contestants import BATCH, DEVICE, Problem, problem, update, wait
 from noisy_kd.method.losses import logit_regression
 from noisy_kd.training import hardware
-from noisy_kd.training.graph import Sums, capture
-from noisy_kd.training.hardware import Numerics
+from noisy_kd.training.graphs import Sums, capture
+from noisy_kd.training.numerics import Numerics
 
 CHUNK = 16  # mini-batches in one call, as in training
 Way = Callable[[list[Callable[[], Sums]], list[torch.Generator]], Callable[[], object]]

@@ -1,6 +1,6 @@
-"""The configuration's schema: what keys there are, their types and ranges.
+"""The configuration's schema: its keys, their types and ranges, and which of them decide numbers.
 
-Everything here works without torch, so that a wrong setting is refused before anything is loaded.
+Everything here works without torch and Hydra, so that wrong settings are refused at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,32 +20,50 @@ from noisy_kd.errors import InputError
 from noisy_kd.model import notation
 
 SEED = 2**63 - 1  # the largest
+UNKNOWN = "is not a key of this configuration; --help lists them."
 SCHEDULES = ("constant", "linear", "cosine", "step")
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+HERE = Path(__file__).resolve().parent
+CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())
 SWEEPS = CONF.parent / "sweeps"
 
 
-def _checked(default: Any = MISSING, **rules: Any) -> Any:
-    """A field with a range (``least``, ``above``, ``most``) or a set of ``choices``."""
+def _numbers(default: Any = MISSING, **rules: Any) -> Any:
+    """A field that decides the numbers of a run: part of its identity.
+
+    Args:
+        default: its default.
+        rules: a range (``least``, ``above``, ``most``, ``below``) or a set of ``choices``.
+    """
+    return _field(default, {"identity": True, **rules})
+
+
+def _place(default: Any = MISSING, **rules: Any) -> Any:
+    """A field that says where and how a run takes place: no part of its identity."""
+    return _field(default, {"identity": False, **rules})
+
+
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
     if default is MISSING:
-        return field(metadata=rules)
-    return field(default=default, metadata=rules)
+        return field(metadata=metadata)
+    if default == {}:
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class Data:
     """Group ``data``."""
 
-    _target_: str
-    name: str
-    root: str | None = None
-    download: bool = True
-    batch_size: int = _checked(64, least=1)
-    val_size: int | None = _checked(None, least=0)
-    subset: int | None = _checked(None, least=1)
-    label_noise: float = _checked(0.0, least=0, most=1)
-    seed: int = _checked(0, least=0, most=SEED)
+    _target_: str = _place()
+    name: str = _numbers()
+    val_size: int | None = _numbers(None, least=0)
+    subset: int | None = _numbers(None, least=1)
+    label_noise: float = _numbers(0.0, least=0, most=1)
+    batch_size: int = _numbers(64, least=1)
+    seed: int = _numbers(0, least=0, most=SEED)
+    root: str | None = _place(None)
+    download: bool = _place(True)
 
 
 @dataclass
@@ -64,79 +80,92 @@ class Recipe:
 
 
 @dataclass
-class Teacher:
-    """Group ``model@teacher`` and how the teacher is trained."""
+class Network:
+    """A network: in the paper's notation, or what an import path makes with these arguments."""
 
-    layers: str
-    name: str | None = None  # what model@teacher=torchvision makes layers of
-    _target_: str | None = None  # what model@teacher=module makes layers of
-    checkpoint: str | None = None
-    max_epochs: int = _checked(1, least=1)
-    lr: float = _checked(1e-3, above=0)
-    weight_decay: float = _checked(0.0, least=0)
-    schedule: str = _checked("linear", choices=SCHEDULES)
-    subset: int | None = _checked(None, least=1)
-    batch_size: int = _checked(64, least=1)
-    shift: int = _checked(0, least=0)
-    batch_norm: bool = False
-    seed: int = _checked(0, least=0, most=SEED)
+    layers: str | None = _numbers(None)
+    _target_: str | None = _numbers(None)
+    arguments: dict[str, Any] = _numbers({})
+    name: str | None = _place(None)  # part of _target_ in model@teacher=torchvision
+
+    def __str__(self) -> str:
+        """The id in conf/model, the notation, or the import path with its arguments."""
+        if self._target_ is None:
+            return network_name(str(self.layers))
+        given = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
+        return f"{self._target_}({given})" if given else self._target_
 
 
 @dataclass
-class Student:
+class Teacher(Network):
+    """Group ``model@teacher`` and how the teacher is trained."""
+
+    checkpoint: str | None = _numbers(None)
+    max_epochs: int = _numbers(1, least=1)
+    lr: float = _numbers(1e-3, above=0)
+    weight_decay: float = _numbers(0.0, least=0)
+    schedule: str = _numbers("linear", choices=SCHEDULES)
+    subset: int | None = _numbers(None, least=1)
+    batch_size: int = _numbers(64, least=1)
+    shift: int = _numbers(0, least=0)
+    batch_norm: bool = _numbers(False)
+    seed: int = _numbers(0, least=0, most=SEED)
+
+
+@dataclass
+class Student(Network):
     """Group ``model@student``."""
 
-    layers: str
-    name: str | None = None
-    _target_: str | None = None
-    dropout: float = _checked(0.0, least=0, below=1)
+    dropout: float = _numbers(0.0, least=0, below=1)
 
 
 @dataclass
 class Optimizer:
     """Group ``optimizer``: the student's."""
 
-    _target_: str
-    lr: float = _checked(1e-3, above=0)
-    weight_decay: float = _checked(0.0, least=0)
-    schedule: str = _checked("linear", choices=SCHEDULES)
-    averaging: str = _checked("none", choices=("none", "ema", "swa"))
-    ema_decay: float = _checked(0.999, least=0, below=1)
+    _target_: str = _numbers()
+    lr: float = _numbers(1e-3, above=0)
+    weight_decay: float = _numbers(0.0, least=0)
+    schedule: str = _numbers("linear", choices=SCHEDULES)
+    averaging: str = _numbers("none", choices=("none", "ema", "swa"))
+    ema_decay: float = _numbers(0.999, least=0, below=1)
+    arguments: dict[str, Any] = _numbers({})
 
 
 @dataclass
 class Trainer:
     """Group ``trainer``: arguments of Lightning's Trainer; ``max_epochs`` is the student's."""
 
-    _target_: str
-    max_epochs: int = _checked(1, least=1)
-    accelerator: str = _checked("auto", choices=("auto", "cpu", "gpu", "mps"))
-    devices: int = _checked(1, least=1)
-    strategy: str = _checked("auto", choices=("auto", "ddp"))
+    _target_: str = _place()
+    max_epochs: int = _numbers(1, least=1)
+    arguments: dict[str, Any] = _numbers({})
+    accelerator: str = _place("auto", choices=("auto", "cpu", "gpu", "mps"))
+    devices: int = _place(1, least=1)
+    strategy: str = _place("auto", choices=("auto", "ddp"))
 
 
 @dataclass
 class Config:
     """One run."""
 
-    data: Data
-    recipe: Recipe
-    teacher: Teacher
-    student: Student
-    method: dict[str, Any]
-    optimizer: Optimizer
-    trainer: Trainer
-    callbacks: dict[str, Any]
-    logger: dict[str, Any]
-    seed: int = _checked(1, least=0, most=SEED)
-    precision: str = _checked("auto", choices=("auto", "32", "bf16"))
-    fast: bool = True
-    deterministic: bool = False
-    store: str = ".cache/store"
-    force: bool = False
-    devices: int | None = _checked(None, least=1)
-    max_stack: int | None = _checked(None, least=1)
-    paper: dict[str, Any] | None = None
+    data: Data = _numbers()
+    teacher: Teacher = _numbers()
+    student: Student = _numbers()
+    method: dict[str, Any] = _numbers()
+    optimizer: Optimizer = _numbers()
+    trainer: Trainer = _numbers()
+    callbacks: dict[str, Any] = _place()  # but for callbacks.best.patience
+    logger: dict[str, Any] = _place()
+    recipe: Recipe = _place()
+    seed: int = _numbers(1, least=0, most=SEED)
+    precision: str = _numbers("auto", choices=("auto", "32", "bf16"))
+    fast: bool = _numbers(True)
+    deterministic: bool = _numbers(False)
+    store: str = _place(".cache/store")
+    force: bool = _place(False)
+    devices: int | None = _place(None, least=1)
+    max_stack: int | None = _place(None, least=1)
+    paper: dict[str, Any] | None = _place(None)
 
     @property
     def method_name(self) -> str:
@@ -144,24 +173,35 @@ class Config:
         return str(self.method["_target_"]).rpartition(".")[2]
 
     @property
-    def teachers(self) -> list[str]:
-        """The notations of all teachers: the method's own, else the one of group ``model``."""
+    def teachers(self) -> list[Network]:
+        """All teachers: the method's own, in the paper's notation, else that of group ``model``."""
         named = {name: layers for layers, name in named_networks().items()}
-        return [named.get(t, t) for t in self.method.get("teachers") or [self.teacher.layers]]
+        own = self.method.get("teachers")
+        return [Network(named.get(t, t)) for t in own] if own else [self.teacher]
 
     @property
     def teacher_name(self) -> str:
-        """The id of a network of conf/model, or its notation; several joined by +."""
-        return "+".join(network_name(layers) for layers in self.teachers)
+        """The teacher as tables name it; several joined by +."""
+        return "+".join(map(str, self.teachers))
 
     @property
     def student_name(self) -> str:
-        """The id of a network of conf/model, or its notation."""
-        return network_name(self.student.layers)
+        """The student as tables name it."""
+        return str(self.student)
+
+    @property
+    def patience(self) -> int | None:
+        """After how many epochs without fewer validation errors a student's training ends."""
+        patience: int | None = (self.callbacks.get("best") or {}).get("patience")
+        return patience
+
+
+OPEN = {"teacher": Teacher, "student": Student, "optimizer": Optimizer, "trainer": Trainer}
+"""Nodes whose ``_target_`` is somebody else's class: further keys are its arguments."""
 
 
 def read(cfg: DictConfig) -> Config:
-    """The typed configuration of a run.
+    """Return the typed configuration of a run.
 
     Raises:
         InputError: for an unknown key, a wrong type, or a value out of its range.
@@ -169,6 +209,7 @@ def read(cfg: DictConfig) -> Config:
     try:
         own = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"})
         content = OmegaConf.to_container(own, resolve=True)
+        _gather_arguments(content)  # type: ignore[arg-type]
         merged = OmegaConf.merge(OmegaConf.structured(Config), content)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
@@ -178,30 +219,51 @@ def read(cfg: DictConfig) -> Config:
     if config.trainer.devices > 1 and config.trainer.strategy != "ddp":
         raise InputError(f"trainer.devices={config.trainer.devices} needs trainer=ddp.")
     _check_nodes("callbacks", config.callbacks)
-    _check_patience(config.callbacks.get("best"))
+    _check_patience(config.patience)
     _check_nodes("logger", config.logger)
-    for teacher in config.teachers:
-        notation.parse(teacher)
-    if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
-        raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
-    layers = notation.parse(config.student.layers)
-    if config.student.dropout:
-        notation.with_dropout(layers, config.student.dropout)
+    _check_networks(config)
     return config
 
 
-def compose(overrides: Sequence[str], name: str = "config") -> Config:
-    """The configuration that ``python train.py OVERRIDES`` would run.
+def _gather_arguments(content: dict[str, Any]) -> None:
+    """Move the keys that are not the schema's into ``arguments``, where a ``_target_`` takes them.
 
     Raises:
-        InputError: see :func:`read`; Hydra's own errors pass through.
+        InputError: for such a key of a network in the paper's notation.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return read(hydra_compose(name, list(overrides)))
+    for name, schema in OPEN.items():
+        node = content.get(name)
+        if not isinstance(node, dict):
+            continue
+        known = {item.name for item in fields(schema)}
+        for key in [key for key in node if key not in known]:
+            if not node.get("_target_"):
+                raise InputError(f"{name}.{key} {UNKNOWN}")
+            node.setdefault("arguments", {})[key] = node.pop(key)
 
 
-def _all_text(values: list[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
+def _check_networks(config: Config) -> None:
+    for name in ("teacher", "student"):
+        network: Network = getattr(config, name)
+        if network._target_ is not None and network.layers is not None:
+            raise InputError(
+                f"{name}.layers={network.layers} and {name}._target_={network._target_}: choose one."
+            )
+        if network._target_ is None and network.layers is None:
+            raise InputError(f"{name}.layers has no value: give it one.")
+    for teacher in config.teachers:
+        if teacher.layers is not None:
+            notation.parse(teacher.layers)
+    if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
+        raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
+    if config.student.layers is not None:
+        layers = notation.parse(config.student.layers)
+        if config.student.dropout:
+            notation.with_dropout(layers, config.student.dropout)
+    elif config.student.dropout:
+        raise InputError(
+            f"student.dropout={config.student.dropout:g}: only for networks in the paper's notation."
+        )
 
 
 def network_name(layers: str) -> str:
@@ -219,8 +281,12 @@ def canonical(layers: str) -> str:
 def named_networks() -> dict[str, str]:
     """Notation -> id of every network in conf/model."""
     files = sorted((CONF / "model").glob("*.yaml"))
-    layers = {file.stem: yaml.safe_load(file.read_text())["layers"] for file in files}
-    return {canonical(text): name for name, text in layers.items() if "${" not in text}
+    layers = {file.stem: yaml.safe_load(file.read_text()).get("layers") for file in files}
+    return {canonical(text): name for name, text in layers.items() if text}
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _explain(error: OmegaConfBaseException) -> str:
@@ -231,10 +297,10 @@ def _explain(error: OmegaConfBaseException) -> str:
     if "Incompatible value 'None'" in lines[0]:
         return f"{key} must have a value: it cannot be null."
     if "not in" in lines[0]:
-        return f"{key} is not a key of this configuration; `python train.py --help` lists them."
+        return f"{key} {UNKNOWN}"
     if "could not be converted to" in lines[0]:
         value, kind = lines[0].split("'")[1], lines[0].split()[-1].lower()
-        return f"{key}={value} must be of the kind {kind}."
+        return f"{key}={value} must be {_article(kind)}."
     if key in ("student", "teacher"):
         return f"{key} is a group of keys: name a network by model@{key}=NAME."
     return f"{key}: {lines[0]}" if key else lines[0]
@@ -246,7 +312,8 @@ def _check_ranges(node: Any, prefix: str = "") -> None:
         if is_dataclass(value):
             _check_ranges(value, f"{key}.")
         elif value is not None:
-            check_range(key, value, **item.metadata)
+            rules = {name: rule for name, rule in item.metadata.items() if name != "identity"}
+            check_range(key, value, **rules)
 
 
 def check_range(
@@ -278,7 +345,11 @@ def check_range(
 
 def _check_method(method: dict[str, Any]) -> None:
     teachers = method.get("teachers", ["one"])
-    if not isinstance(teachers, list) or not teachers or not _all_text(teachers):
+    if (
+        not isinstance(teachers, list)
+        or not teachers
+        or not all(isinstance(one, str) for one in teachers)
+    ):
         raise InputError(
             f"method.teachers={teachers} must be a list of networks, as in [nin,lenet]."
         )
@@ -290,8 +361,7 @@ def _check_method(method: dict[str, Any]) -> None:
             check_range(f"method.{key}", float(value), least=0, most=most)
 
 
-def _check_patience(best: dict[str, Any] | None) -> None:
-    patience = (best or {}).get("patience")
+def _check_patience(patience: Any) -> None:
     if patience is not None and (not isinstance(patience, int) or patience < 1):
         raise InputError(f"callbacks.best.patience={patience} must be at least 1, or null.")
 

@@ -1,19 +1,34 @@
-"""Small runs on the embedded digits, and the real data where NOISY_KD_DATA names its folder."""
+"""Short runs on the embedded digits, commands in this process and in others, and the real data."""
 
+import copy
+import io
+import logging
 import os
 import signal
+import subprocess
+import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small nets: threads would wait for each other
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
-from noisy_kd.config import Config, compose
-from noisy_kd.data import Digits
-from noisy_kd.training.hardware import Numerics
+from noisy_kd.cli import main as cli
+from noisy_kd.cli import train as cli_train
+from noisy_kd.cli.arguments import compose
+from noisy_kd.config import Config
+from noisy_kd.data import DigitsDataModule
+from noisy_kd.sweep.plugins import add_to_path
+from noisy_kd.training.numerics import Numerics
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
+add_to_path()  # Hydra looks for plugins once in a process
+
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["teacher.max_epochs=2", "trainer.max_epochs=3", "callbacks=quiet", "trainer=cpu"]
 
@@ -24,19 +39,24 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
+@cache
+def _composed(overrides: tuple[str, ...]) -> Config:
+    return compose(overrides)
+
+
 @pytest.fixture
 def short(store):
     """A short run's configuration on the digits, with these overrides."""
 
     def make(*overrides: str) -> Config:
-        return compose([*SHORT, f"store={store}", *overrides])
+        return copy.deepcopy(_composed((*SHORT, f"store={store}", *overrides)))
 
     return make
 
 
 @pytest.fixture
 def digits():
-    data = Digits(val_size=180)
+    data = DigitsDataModule(val_size=180)
     data.setup()
     return data
 
@@ -52,3 +72,80 @@ def real_data():
     if not root:
         pytest.skip("NOISY_KD_DATA names no folder with the real data")
     return Path(root)
+
+
+@pytest.fixture(autouse=True)
+def without_drawings_and_measurements(request, monkeypatch):
+    """Each TensorBoard figure is one pixel, and latencies are measured for no time.
+
+    Tests marked ``figures`` draw the figures.
+    """
+    if request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", _add_pixel)
+    monkeypatch.setattr("noisy_kd.deploy.export.SECONDS", 0)
+
+
+def _add_pixel(writer, tag, figure):
+    writer.add_image(tag, torch.zeros(1, 1, 1))
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run ``noisy-kd VERB ARGUMENTS`` in this process, with ``tmp_path`` as its folder.
+
+    Returns what :func:`subprocess.run` would: ``returncode``, ``stdout``, ``stderr``. A traceback
+    of an unexpected error is the test's failure.
+    """
+
+    def run(*arguments, env=None):
+        out, err = io.StringIO(), io.StringIO()
+        argv = ["noisy-kd", *map(str, arguments)]
+        with _own_globals(argv, tmp_path, env or {}), redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = cli.main()
+            except SystemExit as error:  # argparse's
+                code = error.code
+        return subprocess.CompletedProcess(argv, code or 0, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@contextmanager
+def _own_globals(argv, folder, env):
+    """What a command changes in its process: set for it, and set back behind it."""
+    environ, path, argv_before, cwd = dict(os.environ), [*sys.path], sys.argv, os.getcwd()
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    try:
+        os.environ.update({"NOISY_KD_DATA": "", **env})
+        os.chdir(folder)
+        sys.argv = argv
+        cli_train._started = False
+        GlobalHydra.instance().clear()
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        sys.argv, sys.path[:] = argv_before, path
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(environ)
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Run Python with these arguments in a process of its own, with ``tmp_path`` as its folder."""
+
+    def run(*arguments, wait=True, env=None, **settings):
+        settings = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+        settings["cwd"] = tmp_path
+        own = {"PYTHONPATH": str(ROOT), "NOISY_KD_DATA": ""}
+        settings["env"] = {**os.environ, **own, **(env or {})}
+        argv = [sys.executable, *map(str, arguments)]
+        if not wait:
+            return subprocess.Popen(argv, **settings)
+        return subprocess.run(argv, timeout=180, **settings)
+
+    return run

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from noisy_kd.data import Digits
+from noisy_kd.data import DigitsDataModule
 
 
 class Standardise(nn.Module):
@@ -17,7 +17,7 @@ class Standardise(nn.Module):
         return (images.float() - self.mean) / self.std
 
 
-class Standardised(Digits):
+class Standardised(DigitsDataModule):
     """The digits with mean 0 and standard deviation 1."""
 
     name = "standardised"

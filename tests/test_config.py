@@ -4,7 +4,7 @@ from omegaconf import OmegaConf
 
 from noisy_kd.config import check_range, compose, network_name
 from noisy_kd.errors import InputError, one_line
-from noisy_kd.identity import config_hash, run_name, settings_hash
+from noisy_kd.runs.identity import config_hash, run_name, settings_hash
 
 BASE = ["data=mnist"]
 
@@ -93,7 +93,7 @@ def test_the_settings_leave_out_the_method():
 
 
 def test_a_checkpoint_and_a_folder_count_by_their_content(tmp_path):
-    from test_images import write_folder
+    from image_files import write_folder
 
     one, copy, other = tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "c.pt"
     for file, value in ((one, 1), (copy, 1), (other, 2)):

@@ -11,7 +11,7 @@ from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.training import assembly, hardware
-from noisy_kd.training.run import run
+from noisy_kd.training.stages import run
 
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = [f for f in FILES if f.parent != CONF]

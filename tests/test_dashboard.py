@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from noisy_kd import dashboard
 from noisy_kd.report.tables import Table
-from noisy_kd.training.run import run
+from noisy_kd.training.stages import run
 
 
 @pytest.fixture

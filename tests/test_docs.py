@@ -13,9 +13,9 @@ from conftest import ROOT
 
 from noisy_kd import config
 from noisy_kd.config import compose
-from noisy_kd.plugins import add_to_path
 from noisy_kd.report import sweeps
-from noisy_kd.training.run import run
+from noisy_kd.sweep.plugins import add_to_path
+from noisy_kd.training.stages import run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [*PAGES, *sorted((ROOT / "sweeps").glob("*.yaml"))]

@@ -16,7 +16,7 @@ from noisy_kd.evaluation.robustness import Classifier, Evaluation
 from noisy_kd.report import robustness
 from noisy_kd.runs import load_student, read_result
 from noisy_kd.training.finished import load_data
-from noisy_kd.training.run import run
+from noisy_kd.training.stages import run
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from PIL import Image
 
 import noisy_kd
 from noisy_kd.config import compose
+from noisy_kd.deploy.export import ENDINGS, export, runner
+from noisy_kd.deploy.predict import load, read_image
 from noisy_kd.errors import InputError
-from noisy_kd.export import ENDINGS, export, runner
-from noisy_kd.predict import load, read_image
 from noisy_kd.runs import load_preprocessing, load_student, read_result, write_result
 from noisy_kd.training.finished import load_data, teacher_test_logits, untrained_teacher
-from noisy_kd.training.run import run
+from noisy_kd.training.stages import run
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,10 @@ def test_int8_comes_with_its_error(kind, finished, tmp_path):
 
 
 def test_the_check_sees_a_difference(finished, tmp_path, monkeypatch):
-    honest = noisy_kd.export.runner
-    monkeypatch.setattr("noisy_kd.export.runner", lambda file: lambda x: honest(file)(x) + 0.5)
+    honest = noisy_kd.deploy.export.runner
+    monkeypatch.setattr(
+        "noisy_kd.deploy.export.runner", lambda file: lambda x: honest(file)(x) + 0.5
+    )
     facts = export(finished, "safetensors", output=tmp_path / "student.safetensors")
     assert facts["exported"]["largest_difference"] == pytest.approx(0.5, abs=1e-4)
 
@@ -139,7 +141,7 @@ def test_files_are_classified_by_a_run_and_by_an_exported_file(finished, images,
         export(finished, form, True, output=file)
     guess = load_student(finished)(load_preprocessing(finished)(pixels)).argmax(dim=1).tolist()
     for model in (finished, *exported):
-        done = command(tmp_path, "noisy_kd.predict", model, *files)
+        done = command(tmp_path, "noisy_kd.deploy.predict", model, *files)
         assert done.returncode == 0, done.stderr
         said = [int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines()]
         assert said == guess
@@ -175,10 +177,10 @@ def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
         load(tmp_path / "none.onnx")
     with pytest.raises(InputError, match="cannot be read as an image"):
         read_image(tmp_path / "text.png", [1, 8, 8])
-    wrong = command(tmp_path, "noisy_kd.export", tmp_path)
+    wrong = command(tmp_path, "noisy_kd.deploy.export", tmp_path)
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
     wrong = command(
-        tmp_path, "noisy_kd.export", finished, "--format", "safetensors", "--int8", "static"
+        tmp_path, "noisy_kd.deploy.export", finished, "--format", "safetensors", "--int8", "static"
     )
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_images import write_folder
+from image_files import write_folder
 
 from noisy_kd import load_student
-from noisy_kd.training.graph import capture
-from noisy_kd.training.hardware import Numerics
-from noisy_kd.training.learner import Learner
-from noisy_kd.training.run import run
+from noisy_kd.training.graphs import capture
+from noisy_kd.training.numerics import Numerics
+from noisy_kd.training.stack import StudentStack
+from noisy_kd.training.stages import run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CONVOLUTION = "[C3(S1P1)@8-MP2(S2)]-FC20-FC10"
@@ -73,18 +73,18 @@ def test_bfloat16_learns_as_well(go, method):
 
 
 def test_steps_are_graphs_and_do_not_wait_for_the_device(go, monkeypatch):
-    step, graphed = Learner.training_step, []
+    step, graphed = StudentStack.training_step, []
 
-    def watched(learner, batch, batch_idx):
-        tried = learner.current_epoch > 1
-        graphed.extend(steps.replay is not None for steps in learner.steps if tried)
+    def watched(stack, batch, batch_idx):
+        tried = stack.current_epoch > 1
+        graphed.extend(steps.replay is not None for steps in stack.steps if tried)
         torch.cuda.set_sync_debug_mode("error" if tried else "default")
         try:
-            step(learner, batch, batch_idx)
+            step(stack, batch, batch_idx)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Learner, "training_step", watched)
+    monkeypatch.setattr(StudentStack, "training_step", watched)
     go("run", "trainer.max_epochs=4", 'student.layers="FC20-D0.3-FC10"')
     assert graphed and all(graphed)
 

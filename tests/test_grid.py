@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from noisy_kd.config import compose
+from noisy_kd.cli.arguments import compose
 from noisy_kd.sweep.grid import Part, groups, shared_out
 
 

@@ -18,7 +18,7 @@ from hydra.core.singleton import Singleton
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 
-from noisy_kd.plugins import add_to_path
+from noisy_kd.sweep.plugins import add_to_path
 
 add_to_path()
 PLUGINS = str(ROOT / "noisy_kd" / "plugins")
@@ -73,7 +73,7 @@ def results(tmp_path):
 
 
 def test_a_sweep_is_trained_in_one_stack_and_every_run_is_as_if_alone(sweep, tmp_path, short):
-    from noisy_kd.training.run import run
+    from noisy_kd.training.stages import run
 
     grid = ("method.sigma=0,0.5", "seed=1,2")
     done = sweep(*grid)
@@ -162,8 +162,8 @@ def test_a_failing_group_does_not_stop_the_others(sweep, tmp_path):
     (tmp_path / "faulty.py").write_text(
         "from lightning import Callback\n"
         "class Faulty(Callback):\n"
-        "    def on_train_epoch_end(self, trainer, learner):\n"
-        "        if learner.epochs == 1: raise RuntimeError('the disk is full')\n"
+        "    def on_train_epoch_end(self, trainer, stack):\n"
+        "        if stack.epochs == 1: raise RuntimeError('the disk is full')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     arguments = ("+callbacks.faulty._target_=faulty.Faulty", "trainer.max_epochs=1,2")

@@ -1,25 +1,27 @@
+"""The teacher's logits in the store: of every view, computed once."""
+
 import pytest
 import torch
-from test_images import write_cifar10
+from image_files import write_cifar10
 
-from noisy_kd.data import Cifar10
-from noisy_kd.evaluation import count_errors, predict_logits
-from noisy_kd.model.network import build
-from noisy_kd.training.logits import cached_logits, weights_digest
+from noisy_kd.data import CIFAR10DataModule
+from noisy_kd.model.network import network
+from noisy_kd.training.logits import cached_logits, predict_logits, weights_digest
+from noisy_kd.training.stages import count_errors
 from noisy_kd.training.teacher import frozen
 
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     write_cifar10(tmp_path, monkeypatch)
-    data = Cifar10(tmp_path, download=False, val_size=20)
+    data = CIFAR10DataModule(tmp_path, download=False, val_size=20)
     data.setup()
     return data
 
 
 @pytest.fixture
 def teacher():
-    return frozen(build("[C5(S2P2)@4-MP2(S2)]-D0.5-FC10", (3, 32, 32)))
+    return frozen(network("[C5(S2P2)@4-MP2(S2)]-D0.5-FC10", (3, 32, 32)))
 
 
 def test_every_view_has_the_logits_that_the_teacher_gives_it(cifar, teacher, tmp_path):
@@ -27,15 +29,15 @@ def test_every_view_has_the_logits_that_the_teacher_gives_it(cifar, teacher, tmp
     logits = cached_logits(teacher, cifar, tmp_path / "store")
     assert logits["train"].dtype == torch.float32
     assert logits["train"].shape == (200, 10)
-    table = cifar.training_table()
-    samples = torch.randperm(len(table))
-    x, _, _ = table[samples]
-    assert torch.allclose(logits["train"][table.place(samples)], teacher(x), atol=1e-5)
-    x, _, _ = cifar.test_table()[torch.arange(20)]
+    dataset = cifar.training_set()
+    samples = torch.randperm(len(dataset))
+    x, _ = dataset[samples]
+    assert torch.allclose(logits["train"][dataset.logit_index(samples)], teacher(x), atol=1e-5)
+    x, _ = cifar.test_set()[torch.arange(20)]
     assert torch.allclose(logits["test"], teacher(x), atol=1e-5)
 
 
-def test_they_are_the_same_bit_for_bit(cifar, teacher, tmp_path, monkeypatch):
+def test_cached_logits_are_the_same_bit_for_bit_and_computed_once(cifar, teacher, tmp_path, monkeypatch):
     first = cached_logits(teacher, cifar, tmp_path / "one")
     again = cached_logits(teacher, cifar, tmp_path / "other")
     assert torch.equal(first["train"], again["train"])
@@ -49,11 +51,11 @@ def test_they_are_the_same_bit_for_bit(cifar, teacher, tmp_path, monkeypatch):
 def test_another_teacher_or_split_has_other_logits(cifar, teacher, tmp_path):
     entries = tmp_path / "store"
     cached_logits(teacher, cifar, entries)
-    other = frozen(build("[C5(S2P2)@4-MP2(S2)]-D0.5-FC10", (3, 32, 32), seed=1))
+    other = frozen(network("[C5(S2P2)@4-MP2(S2)]-D0.5-FC10", (3, 32, 32), seed=1))
     cached_logits(other, cifar, entries)
     assert len(list(entries.glob("logits-*/"))) == 2
     # Another split has another mean image, and so another input to the teacher.
-    split = Cifar10(cifar.root, download=False, val_size=30)
+    split = CIFAR10DataModule(cifar.root, download=False, val_size=30)
     split.setup()
     cached_logits(teacher, split, entries)
     assert len(list(entries.glob("logits-*/"))) == 3
@@ -70,9 +72,12 @@ def test_the_digest_is_of_names_shapes_and_values(teacher):
     assert weights_digest(teacher) != before
 
 
+def test_errors_are_counted_by_the_largest_logit():
+    assert count_errors(torch.eye(3), torch.tensor([0, 1, 1])) == 1
+
+
 def test_prediction_leaves_the_mode_alone(cifar, teacher):
-    net = build("[C5(S2P2)@4]-D0.5-FC10", (3, 32, 32)).train()
-    one, other = (predict_logits(net, cifar.test_table()) for _ in range(2))
+    net = network("[C5(S2P2)@4]-D0.5-FC10", (3, 32, 32)).train()
+    one, other = (predict_logits(net, cifar.test_set()) for _ in range(2))
     assert net.training
     assert torch.equal(one, other)
-    assert count_errors(torch.eye(3), torch.tensor([0, 1, 1])) == 1

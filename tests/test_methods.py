@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from noisy_kd.errors import InputError
-from noisy_kd.model.layers import Dropout
-from noisy_kd.model.network import build, upto, with_active_dropout
-from noisy_kd.training import run as stages
-from noisy_kd.training.run import run
+from noisy_kd.method import LogitNoise, Method, methods
+from noisy_kd.method.methods import TeacherDropout
+from noisy_kd.model.network import network
+from noisy_kd.training.callbacks import BestEpoch
+from noisy_kd.training.distiller import Distiller
+from noisy_kd.training.stages import run
 
 TEACHERS = "method.teachers=[digits_teacher,digits_student]"
 METHODS = {
@@ -26,7 +28,7 @@ METHODS = {
     "ema": ("method=noisy_teacher", "optimizer.averaging=ema", "optimizer.ema_decay=0.9"),
     "swa": ("method=noisy_teacher", "optimizer.averaging=swa"),
     "step": ("method=noisy_teacher", "optimizer.schedule=step"),
-    "batch": ("method=noisy_teacher", "data.batch_size=16"),
+    "batch": ("method=noisy_teacher", "data.batch_size=16", "teacher.batch_size=64"),
 }
 
 
@@ -47,7 +49,7 @@ def go(short, tmp_path):
         directories = [tmp_path / f"{name}{i}" for i in range(len(cells))]
         for directory in directories:
             directory.mkdir(exist_ok=True)
-        common = ("precision=32", "trainer.max_epochs=4", "optimizer.lr=0.01")
+        common = ("precision=32", "trainer.max_epochs=4", "optimizer.lr=0.01", "logger=csv")
         configs = [short(*common, *cell) for cell in cells]
         return run(configs, directories), directories
 
@@ -70,15 +72,13 @@ def test_a_method_learns_and_is_the_same_in_a_stack(name, go):
 
 
 @pytest.mark.parametrize("name", ["fitnets", "fickle_teacher", "ema", "swa", "messy_collaboration"])
-def test_an_interruption_changes_nothing(name, go, monkeypatch):
-    from noisy_kd.callbacks import BestEpoch
-
+def test_a_resumed_training_gives_the_same_student(name, go, monkeypatch):
     cell = settings(name)
     (whole,), (quiet,) = go("quiet", cell)
     honest = BestEpoch.on_train_epoch_end
 
-    def interrupted(self, trainer, learner):
-        honest(self, trainer, learner)
+    def interrupted(self, trainer, stack):
+        honest(self, trainer, stack)
         if trainer.current_epoch == 2:
             raise KeyboardInterrupt
 
@@ -95,6 +95,7 @@ def test_an_interruption_changes_nothing(name, go, monkeypatch):
 def test_averaged_weights_are_the_mean_they_say(go):
     """With a constant rate of nearly nothing all weights agree; with a real one they do not."""
     common = ("method=logit_regression", "data.val_size=0", "optimizer.schedule=constant")
+    common += ("data.subset=300",)
     _, (plain,) = go("plain", common)
     _, (ema,) = go("ema", (*common, "optimizer.averaging=ema", "optimizer.ema_decay=0.0"))
     one, other = weights(plain), weights(ema)
@@ -105,17 +106,19 @@ def test_averaged_weights_are_the_mean_they_say(go):
     assert all(torch.allclose(one[k], weights(swa)[k], atol=1e-6) for k in one)  # of one epoch
 
 
-def test_the_teachers_of_messy_collaboration_and_wrong_labels_are_their_own(go):
-    clean = go("clean", ("method=hinton",))[0][0]
-    messy = go("messy", ("method=messy_collaboration", "method.rate=0.6"))[0][0]
-    student = go("student", ("method=messy_collaboration", "method.where=student"))[0][0]
-    wrong = go("wrong", ("method=hinton", "data.label_noise=0.5"))[0][0]
+def test_label_noise_of_the_teacher_gives_a_teacher_of_its_own(go):
+    short = ("trainer.max_epochs=1", "data.subset=100")
+    messy_collaboration = (*short, "method=messy_collaboration")
+    clean = go("clean", (*short, "method=hinton"))[0][0]
+    messy = go("messy", (*messy_collaboration, "method.rate=0.6"))[0][0]
+    student = go("student", (*messy_collaboration, "method.where=student"))[0][0]
+    wrong = go("wrong", (*short, "method=hinton", "data.label_noise=0.5"))[0][0]
     assert student["teacher_test_errors"] == clean["teacher_test_errors"]
     assert messy["teacher_test_errors"] != clean["teacher_test_errors"]
     assert wrong["teacher_test_errors"] > clean["teacher_test_errors"]
 
 
-def test_two_teachers_are_judged_together(go):
+def test_two_teachers_count_together(go):
     (both,) = go("both", settings("two_teachers"))[0]
     (alone,) = go("alone", ("method=two_teachers", "method.teachers=[digits_teacher]"))[0]
     assert both["teacher"] == "digits_teacher+digits_student"
@@ -124,49 +127,20 @@ def test_two_teachers_are_judged_together(go):
     assert both["method"] == "two_teachers"
 
 
-def test_a_live_teachers_dropout_is_decided_by_the_students_seed(go, monkeypatch):
-    asked = []
-    honest = stages.with_active_dropout
+def test_the_students_seed_and_the_epoch_decide_a_live_teachers_dropout():
+    teacher, x, y = network("FC50-FC10", (1, 8, 8)), torch.rand(9, 1, 8, 8), torch.arange(9)
 
-    def watched(net, probability):
-        fickle = honest(net, probability)
-        fickle.register_forward_hook(lambda module, args, out: asked.append(out.clone()))
-        return fickle
+    def target(seed, epoch=0):
+        student = network("FC5-FC10", (1, 8, 8), seed=seed)
+        distiller = Distiller(student, teacher, methods.fickle_teacher(0.5), seed=seed)
+        distiller.begin_fit(torch.device("cpu"))
+        distiller.begin_epoch(epoch)
+        distiller.loss(x, y)
+        return distiller.target
 
-    monkeypatch.setattr(stages, "with_active_dropout", watched)
-    go("one", ("method=fickle_teacher", "trainer.max_epochs=1", "data.subset=64"))
-    go("two", ("method=fickle_teacher", "trainer.max_epochs=1", "data.subset=64", "seed=2"))
-    assert len(asked) == 2
-    assert not torch.equal(asked[0].sort(dim=0).values, asked[1].sort(dim=0).values)
-
-
-def test_a_part_of_a_net_ends_after_a_named_layer():
-    net = build("[C3(S1P1)@4-MP2(S2)]-[C3(S1P1)@6]-FC9-FC10", (1, 8, 8))
-    x = torch.rand(2, 1, 8, 8)
-    assert upto(net, "C1")(x).shape == (2, 4, 8, 8)
-    assert upto(net, "C2")(x).shape == (2, 6, 4, 4)
-    assert upto(net, "FC1")(x).shape == (2, 9)
-    assert torch.equal(upto(net, None)(x), upto(net, "C2")(x))
-    assert (upto(net, "C2")(x) >= 0).all()
-    assert next(upto(net, "C1").parameters()) is next(net.parameters())
-    for wrong in ("FC2", "C3", "FC", "fc1"):
-        with pytest.raises(InputError, match="C1, C2, FC1"):
-            upto(net, wrong)
-
-
-def test_dropout_goes_on_in_a_fickle_teacher_and_nothing_else():
-    net = build("FC50-FC50-FC10", (1, 8, 8)).eval()
-    fickle, x = with_active_dropout(net, 0.5), torch.rand(4, 1, 8, 8)
-    assert [module.training for module in fickle if isinstance(module, Dropout)] == [True]
-    assert not torch.equal(fickle(x), fickle(x))
-    assert torch.equal(net(x), net(x))
-    draws = torch.stack([fickle(x) for _ in range(4000)])
-    assert torch.allclose(
-        draws.mean(dim=0), net(x), atol=5 * float(draws.detach().std()) / 4000**0.5
-    )
-    assert torch.equal(with_active_dropout(net, 0.0)(x), net(x))
-    own = build("FC50-D0.3-FC50-D0.3-FC10", (1, 8, 8)).eval()
-    assert [m.p for m in with_active_dropout(own, 0.1) if isinstance(m, Dropout)] == [0.1, 0.1]
+    assert torch.equal(target(1), target(1))
+    assert not torch.equal(target(1), target(2))
+    assert not torch.equal(target(1), target(1, epoch=1))
 
 
 @pytest.mark.parametrize(
@@ -193,9 +167,10 @@ def test_wrong_values_are_refused_in_one_line(wrong, what, go):
         go("wrong", wrong)
 
 
-def test_patience_is_each_nets_own_in_a_stack(go):
-    """A net that has stopped waits for none and is not trained on; alone or not, it is the same."""
+def test_each_student_of_a_stack_has_its_own_patience(go):
+    """A student that has stopped is not trained on; it is the same alone and in a stack."""
     common = ("method=noisy_teacher", "callbacks.best.patience=2", "trainer.max_epochs=25")
+    common += ("data.subset=300",)
     cells = [(*common, f"seed={seed}", f"method.sigma={s}") for seed in (1, 2) for s in (0, 0.9)]
     together, stacked = go("stack", *cells)
     for i, cell in enumerate(cells):
@@ -221,19 +196,16 @@ def test_swa_keeps_averaged_weights_alone(go):
 
 
 def test_noise_on_the_target_of_a_live_teacher_acts(short, go, monkeypatch):
-    from noisy_kd.method import LogitNoise, family
-    from noisy_kd.method.family import Method, TeacherDropout
-
     losses = {}
     for passes in (0, 3):
         for sigma in (0.0, 50.0):
             method = Method(
-                family._regression,
+                methods._regression,
                 target=LogitNoise(1.0, sigma),
                 teacher_dropout=TeacherDropout(0.3, passes),
             )
-            monkeypatch.setattr("noisy_kd.training.assembly.method", lambda _, m=method: m)
-            _, (directory,) = go(f"{passes}-{sigma}", ("logger=csv", "trainer.max_epochs=1"))
+            monkeypatch.setattr("noisy_kd.training.build.method", lambda _, m=method: m)
+            _, (directory,) = go(f"{passes}-{sigma}", ("trainer.max_epochs=1",))
             head, first = (directory / "metrics.csv").read_text().splitlines()[:2]
             losses[passes, sigma] = float(
                 dict(zip(head.split(","), first.split(","), strict=True))["loss"]

@@ -62,7 +62,7 @@ def test_noise_is_normal_and_independent_between_classes_and_samples(z):
 @pytest.mark.parametrize("noise", [LogitNoise(0.0, 0.9), LogitNoise(0.5, 0.0)])
 def test_no_noise_leaves_every_bit(z, noise):
     assert torch.equal(noise(z, generator()), z)
-    assert noise.is_silent
+    assert noise.is_identity
 
 
 def test_one_generator_fixes_everything(z):

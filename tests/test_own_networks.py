@@ -9,13 +9,13 @@ from PIL import Image
 
 import noisy_kd
 from noisy_kd.config import compose
+from noisy_kd.deploy.export import export, load_safetensors
 from noisy_kd.errors import InputError
-from noisy_kd.export import export, load_safetensors
-from noisy_kd.identity import config_hash, run_name
 from noisy_kd.model import complexity
 from noisy_kd.model.network import build, notation_of
+from noisy_kd.runs.identity import config_hash, run_name
 from noisy_kd.training import assembly
-from noisy_kd.training.run import ready, run
+from noisy_kd.training.stages import ready, run
 from noisy_kd.training.teacher import read_checkpoint
 
 SMALL = "own_nets.Small"

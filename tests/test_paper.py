@@ -8,7 +8,7 @@ from noisy_kd.config import CONF
 from noisy_kd.method import LogitNoise, logit_regression
 from noisy_kd.method.noise import perturb
 from noisy_kd.model.complexity import layer_costs, multiplications
-from noisy_kd.model.network import build
+from noisy_kd.model.network import network
 
 Z = torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.0, -1.0]])
 G = torch.tensor([[2.0, -2.0, 1.0], [0.5, 2.0, 0.0]])
@@ -75,7 +75,7 @@ def test_the_expected_gradient_is_the_clean_one():
     ],
 )
 def test_multiplications_of_the_compression_study(name, per_layer, printed):
-    costs = layer_costs(build(layers(name), (3, 32, 32)), (3, 32, 32))
+    costs = layer_costs(network(layers(name), (3, 32, 32)), (3, 32, 32))
     counts = [cost.multiplications for cost in costs if cost.multiplications]
     assert counts == per_layer
     for count, millions in zip(counts, printed.split("-"), strict=False):
@@ -83,11 +83,11 @@ def test_multiplications_of_the_compression_study(name, per_layer, printed):
 
 
 def test_multiplications_of_the_teacher_and_compression_ratios():
-    nin = multiplications(build(layers("nin"), (3, 32, 32)), (3, 32, 32))
+    nin = multiplications(network(layers("nin"), (3, 32, 32)), (3, 32, 32))
     assert nin == 224_845_824
     ratios = {"shallow1": (3.66, 3.68), "shallow2": (19.91, 19.99), "shallow3": (33.28, 33.34)}
     for name, (printed, exact) in ratios.items():
-        ratio = nin / multiplications(build(layers(name), (3, 32, 32)), (3, 32, 32))
+        ratio = nin / multiplications(network(layers(name), (3, 32, 32)), (3, 32, 32))
         assert round(ratio, 2) == exact
         assert ratio == pytest.approx(printed, rel=0.01)
 
@@ -96,5 +96,5 @@ def test_nin_without_its_second_1x1_layer_has_the_printed_count():
     without = layers("nin").replace(
         "[C1(S1P0)@192]-[C1(S1P0)@192]-[C1(S1P0)@10]", "[C1(S1P0)@192]-[C1(S1P0)@10]"
     )
-    count = multiplications(build(without, (3, 32, 32)), (3, 32, 32))
+    count = multiplications(network(without, (3, 32, 32)), (3, 32, 32))
     assert count == 222_486_528

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from noisy_kd.command import remove_if_untouched
+from noisy_kd.cli.train import remove_if_untouched
 from noisy_kd.errors import InputError
-from noisy_kd.identity import config_hash
 from noisy_kd.runs import finished, read_result
+from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep.grid import Part
 from noisy_kd.sweep.part import fail, prepare, train
 from noisy_kd.training import run as stages
@@ -105,14 +105,14 @@ def test_a_failure_leaves_finished_runs_alone(part):
 def test_shared_images_are_told_apart_by_their_test_labels(tmp_path):
     import torch
 
-    from noisy_kd.data import Digits
-    from noisy_kd.data.images import Images, Source
-    from noisy_kd.training.shared import share_images
+    from noisy_kd.data import DigitsDataModule
+    from noisy_kd.data.sources import Images, Source
+    from noisy_kd.training.shared_images import share_images
 
     files = []
     for labels in (torch.arange(30) % 10, (torch.arange(30) + 1) % 10):
         images = Images(torch.zeros(30, 1, 8, 8, dtype=torch.uint8), torch.arange(30) % 10)
-        data = Digits(
+        data = DigitsDataModule(
             val_size=10, read=Source(images, Images(images.pixels, labels), tuple("0123456789"))
         )
         data.setup()

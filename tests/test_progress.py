@@ -6,8 +6,8 @@ import logging
 import pytest
 from rich.console import Console
 
-from noisy_kd.callbacks import progress
-from noisy_kd.training.run import run
+from noisy_kd.training.callbacks import progress
+from noisy_kd.training.stages import run
 
 SHOWN = "callbacks=default"
 
@@ -46,12 +46,12 @@ def test_on_a_terminal_one_bar_with_the_time_left(short, tmp_path, terminal, cap
 
 
 def test_an_interruption_gives_the_terminal_back(short, tmp_path, terminal, monkeypatch):
-    from noisy_kd.training.learner import Learner
+    from noisy_kd.training.stack import StudentStack
 
     def broken(*_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(Learner, "_loss", broken)
+    monkeypatch.setattr(StudentStack, "_loss", broken)
     with pytest.raises(RuntimeError, match="no"):
         run([short(SHOWN, "method=logit_regression")], [tmp_path])
     assert terminal.getvalue().endswith("\x1b[?25h")  # the cursor is back

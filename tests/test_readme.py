@@ -4,11 +4,11 @@ import re
 
 import torch
 from conftest import ROOT
-from test_images import write_mnist
+from image_files import write_mnist
 
 import noisy_kd
 from noisy_kd.model.network import build
-from noisy_kd.training.run import run
+from noisy_kd.training.stages import run
 
 README = (ROOT / "README.md").read_text()
 

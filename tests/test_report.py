@@ -19,7 +19,7 @@ from noisy_kd.errors import InputError
 from noisy_kd.report import cells, cost, keep, plots, sweeps, tables
 from noisy_kd.report.page import overview, read, report, settings
 from noisy_kd.report.statistics import paired, spread
-from noisy_kd.training.run import names
+from noisy_kd.training.stages import names
 
 FEW = ("data.subset=1000", "data.val_size=2000")  # what sweeps on few images fix
 
@@ -404,7 +404,7 @@ def test_a_sweeps_own_words_are_understood():
 
 @pytest.mark.parametrize("digest", ["c912f2f6eb682d7f", "1234567890123456", "12345e6789012345"])
 def test_a_checkpoint_is_meant_by_its_content_as_runs_know_it(digest, tmp_path, monkeypatch):
-    monkeypatch.setattr("noisy_kd.identity.file_digest", lambda _: digest)
+    monkeypatch.setattr("noisy_kd.runs.identity.file_digest", lambda _: digest)
     monkeypatch.setattr("noisy_kd.runs.file_digest", lambda _: digest)
     words = ["data=mnist", f"teacher.checkpoint={tmp_path / 'nin.pt'}"]
     runs = [result(0.01, *words, "method.sigma=0"), result(0.02, "data=mnist", "method.sigma=0")]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from noisy_kd.summary import _against
+from noisy_kd.cli.summary import _against
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from noisy_kd.config import CONF, SWEEPS, read
-from noisy_kd.identity import identity, register_resolvers, run_name
-from noisy_kd.plugins import add_to_path
 from noisy_kd.report import cells, sweeps
+from noisy_kd.runs.identity import identity, register_resolvers, run_name
+from noisy_kd.sweep.plugins import add_to_path
 
 NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml") if file.stem != "search")
 add_to_path()

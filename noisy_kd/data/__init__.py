@@ -1,26 +1,32 @@
 """Images: sources, preprocessing, LightningDataModules."""
 
-from noisy_kd.data.module import (
-    Cifar10,
-    Digits,
-    Folder,
+from noisy_kd.data.datamodules import (
+    CIFAR10DataModule,
+    DigitsDataModule,
     ImageDataModule,
-    ImageTable,
-    Mnist,
-    Svhn,
+    ImageFolderDataModule,
+    MNISTDataModule,
+    SVHNDataModule,
+)
+from noisy_kd.data.dataset import (
+    EpochOrder,
+    ImageDataset,
+    WithColumns,
     generator_key,
     keyed_generator,
     loader,
 )
 
 __all__ = [
-    "Cifar10",
-    "Digits",
-    "Folder",
+    "CIFAR10DataModule",
+    "DigitsDataModule",
+    "EpochOrder",
     "ImageDataModule",
-    "ImageTable",
-    "Mnist",
-    "Svhn",
+    "ImageDataset",
+    "ImageFolderDataModule",
+    "MNISTDataModule",
+    "SVHNDataModule",
+    "WithColumns",
     "generator_key",
     "keyed_generator",
     "loader",

@@ -1,5 +1,1 @@
-"""How good a network is."""
-
-from noisy_kd.evaluation.metrics import count_errors, predict_logits
-
-__all__ = ["count_errors", "predict_logits"]
+"""How good a finished student is beyond its clean error."""

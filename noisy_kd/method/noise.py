@@ -96,7 +96,7 @@ class LogitNoise:
                 raise ValueError(f"{name}={getattr(self, name)}: choose {' or '.join(choices)}.")
 
     @property
-    def is_silent(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether it leaves every logit as it is."""
         return self.alpha == 0 or self.sigma == 0
 
@@ -134,7 +134,7 @@ class AdditiveNoise:
         LogitNoise(self.alpha, self.sigma)
 
     @property
-    def is_silent(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether it leaves every logit as it is."""
         return self.alpha == 0 or self.sigma == 0
 
@@ -253,7 +253,7 @@ class RandomSigma:
             raise ValueError(f"sigma_min={self.sigma_min}: it lies between 0 and sigma_max.")
 
     @property
-    def is_silent(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether it leaves every logit as it is."""
         return self.alpha == 0 or self.sigma_max == 0
 

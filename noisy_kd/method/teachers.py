@@ -50,5 +50,5 @@ def one(z_BTC: Tensor) -> Tensor:
 COMBINATIONS = {
     "geometric_mean": geometric_mean,
     "signed_geometric_mean": signed_geometric_mean,
-    "random_teacher": geometric_mean,  # what is drawn from in training is judged by its mean
+    "random_teacher": geometric_mean,  # what is drawn from in training is evaluated by its mean
 }

@@ -8,9 +8,12 @@ fan-in, biases zero; with torch's default NIN learns far more slowly.
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 import math
+import pkgutil
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +22,20 @@ from noisy_kd.errors import InputError
 from noisy_kd.model import notation as nt
 from noisy_kd.model.layers import Dropout
 
+OWN_LAYERS = (
+    *(nn.Sequential, nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.ReLU),
+    *(Dropout, nn.BatchNorm1d, nn.BatchNorm2d),
+)
+"""The modules of networks in the paper's notation; none draws from torch's global generator."""
 
-def build(
+
+def network(
     layers: str | tuple[nt.Layer, ...],
     input_shape: tuple[int, int, int],
     classes: int | None = None,
     seed: int = 0,
 ) -> nn.Sequential:
-    """The network of a notation, with initial weights decided by the seed.
+    """Return the network of a notation, with initial weights decided by the seed.
 
     Args:
         layers: a notation string, or the layers that :func:`noisy_kd.model.notation.parse` gives.
@@ -37,11 +46,12 @@ def build(
     Raises:
         InputError: if the notation is wrong, or does not fit the images or the classes.
 
-    A whole network, named by its import path, is the only module of the ``nn.Sequential``.
+    Example:
+        >>> net = network("[C5(S1P2)@16-MP2(S2)]-FC10", (1, 28, 28))
+        >>> net(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
     layers = nt.parse(layers) if isinstance(layers, str) else layers
-    if isinstance(layers[0], nt.Module):
-        return nn.Sequential(_imported(layers[0].path, input_shape, classes, seed))
     net = nn.Sequential()
     x = torch.empty(1, *input_shape, device="meta")
     last = nt.output_layer(layers)
@@ -64,78 +74,157 @@ def build(
     return net
 
 
-def _imported(
-    path: str, input_shape: tuple[int, int, int], classes: int | None, seed: int
+def instantiate(
+    target: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> nn.Module:
-    """What the callable at an import path makes, on its own initial weights.
+    """Return what a class or function makes, with its own initial weights decided by the seed.
 
     ``num_classes`` is passed to it if it takes that. Its dropout layers become this project's, so
-    that nets side by side do not disturb each other's draws.
+    that networks side by side do not disturb each other's draws.
+
+    Args:
+        target: import path, for example ``torchvision.models.resnet18``.
+        input_shape: (channels, height, width) of one image.
+        classes: how many logits there must be.
+        seed: decides the initial weights.
+        arguments: further keyword arguments.
+
+    Raises:
+        InputError: if it cannot be imported or called, or does not fit the images or the classes.
     """
-    net = _call(path, classes, seed)
+    net = _call(target, classes, seed, arguments)
     for module in list(net.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, Dropout(child.p))
-    net.import_path = path  # type: ignore[assignment]  # what notation_of prints
+    image = f"images of {_image(input_shape)}"
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a lazy module draws its weights now
-            logits = tuple(net.eval()(torch.zeros(1, *input_shape)).shape)
-            copy.deepcopy(net).train()(torch.zeros(2, *input_shape)).square()
+            logits = tuple(logits_of(net.eval()(torch.zeros(1, *input_shape))).shape)
+            logits_of(copy.deepcopy(net).train()(torch.zeros(2, *input_shape)))
     except Exception as error:  # whatever it raises on images that it was not made for
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} does not fit images of {_image(input_shape)}: {why}") from error
-    if len(logits) != 2 or classes not in (None, logits[1]):
-        raise InputError(f"{path} gives {logits} for one image: logits of shape (1, {classes}).")
+        raise InputError(f"{target} does not fit {image}: {why}") from error
+    if len(logits) != 2 or logits[1] != classes:
+        raise InputError(f"{target} gives {logits} for one image: logits of shape (1, {classes}).")
     return net.train()
 
 
-def _call(path: str, classes: int | None, seed: int) -> nn.Module:
-    module, _, name = path.rpartition(".")
+def from_settings(
+    settings: Mapping[str, Any], layers: str, input_shape: tuple[int, int, int], classes: int
+) -> nn.Module:
+    """Return the network of a finished run.
+
+    Args:
+        settings: of the student, as ``result.json`` has them.
+        layers: its notation; not used if the settings name a ``_target_``.
+        input_shape: (channels, height, width) of one image.
+        classes: how many logits there are.
+
+    Raises:
+        InputError: if it cannot be made any more.
+    """
+    if "_target_" not in settings:
+        return network(layers, input_shape, classes)
+    own = {key: one for key, one in settings.items() if key not in ("_target_", "dropout")}
+    return instantiate(settings["_target_"], input_shape, classes, arguments=own)
+
+
+def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        make = getattr(importlib.import_module(module), name)
+        make = pkgutil.resolve_name(target)
+        names = inspect.signature(make).parameters
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"{path} cannot be imported ({error}): name a class or function."
+            f"{target} cannot be imported ({error}): name a class or function."
         ) from error
-    try:
-        names = inspect.signature(make).parameters
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path} is no class or function that makes a network.") from error
-    takes = "num_classes" in names or any(p.kind is p.VAR_KEYWORD for p in names.values())
+        raise InputError(f"{target} is no class or function that makes a network.") from error
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())
+    for key in arguments:
+        if key not in names and not takes_any:
+            known = ", ".join(names) or "none"
+            raise InputError(f"{target} has no argument {key}; it has: {known}.")
+    given = dict(arguments)
+    if takes_any or "num_classes" in names:
+        given.setdefault("num_classes", classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            net = make(num_classes=classes) if takes and classes is not None else make()
-        except TypeError as error:
-            raise InputError(f"{path} cannot be made: {error}.") from error
+            net = make(**given)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{target} cannot be made: {error}.") from error
     if not isinstance(net, nn.Module):
-        raise InputError(f"{path} makes {type(net).__name__}, which is no torch.nn.Module.")
+        raise InputError(f"{target} makes {type(net).__name__}, which is no torch.nn.Module.")
     return net
 
 
-def notation_of(net: nn.Sequential) -> str:
-    """Print a net back in the paper's notation: the inverse of :func:`build`.
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a network returns: the tensor itself, ``.logits``, or the first.
+
+    Raises:
+        TypeError: if there are none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    inner = getattr(output, "logits", None)
+    if inner is None and isinstance(output, Mapping):
+        inner = output.get("logits")
+    if inner is None and isinstance(output, tuple | list) and output:
+        inner = output[0]
+    if isinstance(inner, Tensor):
+        return inner
+    raise TypeError(
+        f"a network returned {type(output).__name__}: it must return logits [B, C], an object with "
+        "logits, or a tuple whose first entry they are."
+    )
+
+
+def draws_globally(net: nn.Module) -> bool:
+    """Return whether the network may draw from torch's global generator."""
+    return any(type(module) not in OWN_LAYERS for module in net.modules())
+
+
+def architecture(net: nn.Module) -> str:
+    """Return a text that tells networks of different structure apart: the notation if it has one.
+
+    It identifies stored teachers and logits, together with a digest of the weights.
+    """
+    try:
+        return notation_of(net)
+    except ValueError:
+        return f"{type(net).__module__}.{type(net).__qualname__} {net}"
+
+
+def notation_of(net: nn.Module) -> str:
+    """Return the net in the paper's notation: the inverse of :func:`network`.
 
     Raises:
         ValueError: for a module that the notation has no word for.
     """
-    layers = [layer for module in net for layer in _layers(module)]
-    return nt.notation(tuple(layers))
+    if not isinstance(net, nn.Sequential):
+        raise ValueError(f"the notation has no word for {type(net).__name__}")
+    return nt.notation(tuple(layer for module in net for layer in _layers(module)))
 
 
-def upto(net: nn.Sequential, place: str | None) -> nn.Sequential:
-    """The first part of a net, up to a layer and its ReLU; it shares the weights.
+def upto(net: nn.Module, place: str | None) -> nn.Sequential:
+    """Return the first part of a net, up to a layer and its ReLU; it shares the weights.
 
     Args:
-        net: as :func:`build` makes it.
+        net: as :func:`network` makes it.
         place: of a hidden layer in the notation: ``C2`` is the second convolution, ``FC1`` the
             first fully connected layer; None for the middle one of all of them.
 
     Raises:
         InputError: if there is no such hidden layer; the message names those there are.
     """
+    if not isinstance(net, nn.Sequential):
+        raise InputError(f"{type(net).__name__} is not in the paper's notation: no layer by place.")
     places: dict[str, int] = {}
     counts = {"C": 0, "FC": 0}
     for i, module in enumerate(net):
@@ -153,12 +242,17 @@ def upto(net: nn.Sequential, place: str | None) -> nn.Sequential:
     return net[: end + isinstance(net[end], nn.ReLU)]
 
 
-def with_active_dropout(net: nn.Sequential, probability: float) -> nn.Sequential:
-    """The frozen net in eval mode but for dropout, which goes on; it shares the weights.
+def with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
+    """Return the frozen net in eval mode, but with active dropout.
 
-    All its dropout layers take this probability; a net without any gets one after its last
-    hidden layer.
+    All its dropout layers take this probability; a net in the paper's notation without any gets one
+    after its last hidden layer, and shares its weights. Of another module it is a copy.
+
+    Raises:
+        InputError: if there is no layer to drop out.
     """
+    if not isinstance(net, nn.Sequential) or draws_globally(net):
+        return _copy_with_active_dropout(net, probability)
     modules: list[nn.Module] = [
         Dropout(probability) if isinstance(module, nn.Dropout) else module for module in net
     ]
@@ -171,6 +265,17 @@ def with_active_dropout(net: nn.Sequential, probability: float) -> nn.Sequential
     fickle = nn.Sequential(*modules).eval()
     for module in fickle:
         module.train(isinstance(module, Dropout))
+    return fickle
+
+
+def _copy_with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
+    fickle = copy.deepcopy(net).eval()
+    dropouts = [module for module in fickle.modules() if isinstance(module, nn.Dropout)]
+    if not dropouts:
+        raise InputError(f"{type(net).__name__} has no nn.Dropout layer to keep active.")
+    for module in dropouts:
+        module.p = probability
+        module.train()
     return fickle
 
 
@@ -209,8 +314,6 @@ def _modules(layer: nt.Layer, x: Tensor, with_relu: bool) -> list[nn.Module]:
                 return [kind(layer.window, layer.stride, ceil_mode=True)]
             case nt.Dropout():
                 return [Dropout(layer.probability)]
-            case nt.Module():
-                raise InputError(f"{layer} is a whole network: it cannot be a layer of another.")
 
 
 def _pass(module: nn.Module, x: Tensor, where: str, input_shape: tuple[int, int, int]) -> Tensor:
@@ -236,8 +339,6 @@ def _size(x: Tensor) -> str:
 
 
 def _layers(module: nn.Module) -> list[nt.Layer]:
-    if hasattr(module, "import_path"):
-        return [nt.Module(str(module.import_path))]
     match module:
         case nn.Conv2d():
             (k, _), (s, _), p = module.kernel_size, module.stride, module.padding

@@ -61,20 +61,9 @@ class Dropout:
         return f"D{self.probability:g}"
 
 
-@dataclass(frozen=True)
-class Module:
-    """A whole network by the import path of what makes it: ``torchvision.models.resnet18``."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return self.path
-
-
 LARGEST = 1_000_000
 
-Layer = Conv | Pool | Full | Dropout | Module
-_PATH = re.compile(r"\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)\s*")
+Layer = Conv | Pool | Full | Dropout
 
 _TOKENS = (
     (re.compile(r"C(\d+)\(S(\d+)P(\d+)\)@(\d+)"), lambda k, s, p, n: Conv(*map(int, (k, s, p, n)))),
@@ -89,13 +78,10 @@ def parse(text: str) -> tuple[Layer, ...]:
 
     Args:
         text: for example ``"[C5(S1P2)@64-MP2(S2)]-FC1024-FC10"``; blanks are allowed between parts.
-            Or the import path of a whole network, as in ``"torchvision.models.resnet18"``.
 
     Raises:
         InputError: where the text is not fully understood, with the position of the trouble.
     """
-    if path := _PATH.fullmatch(text):
-        return (Module(path[1]),)
     layers: list[Layer] = []
     at, open_bracket, expects_layer = 0, -1, True
     while at < len(text):
@@ -136,7 +122,7 @@ def notation(layers: tuple[Layer, ...]) -> str:
 
 def output_layer(layers: tuple[Layer, ...]) -> int:
     """Index of the layer that makes the logits: the last C or FC."""
-    return max(i for i, layer in enumerate(layers) if isinstance(layer, Conv | Full | Module))
+    return max(i for i, layer in enumerate(layers) if isinstance(layer, Conv | Full))
 
 
 def with_classes(layers: tuple[Layer, ...], classes: int) -> tuple[Layer, ...]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from noisy_kd.errors import InputError
-from noisy_kd.report import tables
-from noisy_kd.report.cells import Block, Cell
-from noisy_kd.report.statistics import Spread, paired, spread
-from noisy_kd.report.sweeps import Sweep, Value
+from noisy_kd.report.frame import settings_of, text
+from noisy_kd.report.sweeps import Sweep
+from noisy_kd.report.tables import SHORT, best_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,154 +18,138 @@ if TYPE_CHECKING:
 MEASURED, PAPER, BASELINE = "tab:blue", "tab:orange", "tab:gray"
 
 
-def draw(sweep: Sweep, block: Block, file: Path) -> None:
-    """Draw a block of a sweep into a PNG or SVG file.
+def draw(sweep: Sweep, summary: pd.DataFrame, file: Path) -> None:
+    """Draw the cells of a sweep into a PNG or SVG file.
+
+    Args:
+        sweep: whose.
+        summary: as :func:`noisy_kd.report.frame.cells` returns it.
+        file: to write.
 
     Raises:
-        InputError: for another kind of file, or without any run.
+        InputError: for another kind of file, or without any finished run.
     """
     import matplotlib
 
     if file.suffix not in (".png", ".svg"):
         raise InputError(f"--plot {file}: choose a name that ends in .png or .svg.")
-    if not any(cell.done for cell in block.cells):
+    done = summary[summary["n"] > 0] if len(summary) else summary
+    if done.empty:
         raise InputError(f"there are no runs of {sweep.name} to draw.")
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    axes = list(block.cells[0].key)
-    numeric = [a for a in axes if all(isinstance(c.key[a], float) for c in block.cells)]
-    varied = [a for a in numeric if len({cell.key[a] for cell in block.cells}) > 1]
-    numeric = varied or numeric
+    settings = settings_of(done)
+    numeric = [k for k in settings if pd.api.types.is_numeric_dtype(done[k].infer_objects())]
+    numeric = [key for key in numeric if done[key].nunique() > 1] or numeric
     figure, plot = pyplot.subplots(figsize=(6, 4), dpi=120, layout="constrained")
     if sweep.name == "figure3":
-        _compression(plot, sweep, block)
-    elif len(block.baselines) > 1 and not sweep.paper:
-        _differences(plot, block)
-    elif len(numeric) == 2 and len(axes) == 2:
-        _heat_map(plot, block, numeric)
+        _compression(plot, sweep, done)
+    elif done["is_baseline"].sum() > 1 and not sweep.paper:
+        _differences(plot, done, settings)
+    elif len(numeric) == 2 and len(settings) == 2:
+        _heat_map(plot, done, numeric)
     elif numeric:
-        _curves(plot, sweep, block, numeric[-1])
+        _curves(plot, summary, settings, numeric[-1])
     else:
-        _points(plot, sweep, block)
-    settings = f" ({tables.words(block.settings)})" if block.settings else ""
-    plot.set_title(sweep.title + settings, fontsize=8, wrap=True)
+        _points(plot, done, settings)
+    plot.set_title(sweep.title, fontsize=8, wrap=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if file.suffix == ".svg" else {}
-    figure.savefig(file, metadata=metadata)
+    with matplotlib.rc_context({"svg.hashsalt": sweep.name}):  # the same file each time
+        figure.savefig(file, metadata=metadata)
     pyplot.close(figure)
 
 
-def _curves(plot: Axes, sweep: Sweep, block: Block, axis: str) -> None:
+def _curves(plot: Axes, summary: pd.DataFrame, settings: list[str], axis: str) -> None:
     """Error against one axis; a line for each combination of the others."""
-    lines: dict[tuple[Value, ...], list[Cell]] = {}
-    for cell in block.cells:
-        lines.setdefault(tuple(v for k, v in cell.key.items() if k != axis), []).append(cell)
-    for i, (name, cells) in enumerate(lines.items()):
-        label = ", ".join(tables.text(one) for one in name)
-        _line(plot, [(float(cell.key[axis]), spread(cell.errors())) for cell in cells], label, i)
-        paper = [(float(cell.key[axis]), tables.printed(sweep, cell)) for cell in cells]
-        known = [(x, number) for x, number in paper if number is not None]
-        if len(known) > 1:
-            plot.plot(*zip(*known, strict=True), "--", color=PAPER, label=f"paper {label}".strip())
-    names = list(lines)
-    for name, cell in block.baselines.items():
-        clean = spread(cell.errors())
-        if clean is not None:
-            color = f"C{names.index(name)}" if name and name in names else BASELINE
-            label = ", ".join(["logit regression", *map(tables.text, name)])
-            plot.axhline(clean.mean, color=color, linewidth=1, linestyle=":", label=label)
+    others = [key for key in settings if key != axis]
+    groups: Any = summary.groupby(others, sort=False) if others else [((), summary)]
+    for number, (name, cells) in enumerate(groups):
+        label = ", ".join(text(one) for one in name)
+        cells, color = cells.sort_values(axis), f"C{number}"
+        shown = f"{label or 'measured'} (mean ± s.d.)"
+        own = (cells[axis], cells["mean"], cells["deviation"].fillna(0.0))
+        plot.errorbar(*own, fmt="o-", capsize=3, color=color, label=shown)
+        paper = cells[cells["paper"].notna()]
+        if len(paper) > 1:
+            plot.plot(
+                paper[axis], paper["paper"], "--", color=PAPER, label=f"paper {label}".strip()
+            )
+        for _, base in cells[cells["is_baseline"]].iterrows():
+            line: dict[str, Any] = {"color": color if label else BASELINE, "linewidth": 1, "linestyle": ":"}
+            plot.axhline(
+                base["mean"], label=", ".join(filter(None, ["logit regression", label])), **line
+            )
     if axis in ("optimizer.weight_decay", "method.temperature"):
-        plot.set_xscale("symlog" if axis.endswith("decay") else "log", **_scale(axis))
-    plot.set_xlabel(tables.SHORT.get(axis, axis))
+        scale = {"linthresh": 1e-6} if axis.endswith("decay") else {"base": 2}
+        plot.set_xscale("symlog" if axis.endswith("decay") else "log", **scale)
+    plot.set_xlabel(SHORT.get(axis, axis))
     plot.set_ylabel("test error in percent")
     plot.legend(fontsize=8)
 
 
-def _scale(axis: str) -> dict[str, Any]:
-    return {"linthresh": 1e-6} if axis.endswith("decay") else {"base": 2}
-
-
-def _line(plot: Axes, cells: list[tuple[float, Spread | None]], name: str, number: int) -> None:
-    """Means with standard deviations, joined where no cell between them is missing."""
-    if not any(one for _, one in cells):
-        return
-    points = [(x, one.mean if one else nan, (one and one.deviation) or 0.0) for x, one in cells]
-    x, mean, deviation = zip(*sorted(points), strict=True)
-    label = f"{name or 'measured'} (mean ± s.d.)"
-    plot.errorbar(x, mean, deviation, fmt="o-", capsize=3, color=f"C{number}", label=label)
-
-
-def _heat_map(plot: Axes, block: Block, axes: list[str]) -> None:
+def _heat_map(plot: Axes, done: pd.DataFrame, axes: list[str]) -> None:
     """Mean error over two numeric axes."""
-    columns, rows = (sorted({float(cell.key[axis]) for cell in block.cells}) for axis in axes)
-    grid = [[float("nan")] * len(columns) for _ in rows]
-    for cell in block.cells:
-        one = spread(cell.errors())
-        if one is not None:
-            x, y = (float(cell.key[axis]) for axis in axes)
-            grid[rows.index(y)][columns.index(x)] = one.mean
-            where = (columns.index(x), rows.index(y))
-            plot.text(*where, f"{one.mean:.2f}", ha="center", va="center", fontsize=7)
-    image = plot.imshow(grid, origin="lower", aspect="auto", cmap="viridis_r", alpha=0.7)
+    grid = done.pivot(index=axes[1], columns=axes[0], values="mean")
+    image = plot.imshow(
+        grid.astype(float), origin="lower", aspect="auto", cmap="viridis_r", alpha=0.7
+    )
+    for (y, x), mean in grid.stack().items():
+        where = (grid.columns.get_loc(x), grid.index.get_loc(y))
+        plot.text(*where, f"{mean:.2f}", ha="center", va="center", fontsize=7)
     plot.figure.colorbar(image, label="test error in percent")
-    plot.set_xticks(range(len(columns)), [f"{x:g}" for x in columns])
-    plot.set_yticks(range(len(rows)), [f"{y:g}" for y in rows])
-    plot.set_xlabel(tables.SHORT.get(axes[0], axes[0]))
-    plot.set_ylabel(tables.SHORT.get(axes[1], axes[1]))
+    plot.set_xticks(range(len(grid.columns)), [f"{x:g}" for x in grid.columns])
+    plot.set_yticks(range(len(grid.index)), [f"{y:g}" for y in grid.index])
+    plot.set_xlabel(SHORT.get(axes[0], axes[0]))
+    plot.set_ylabel(SHORT.get(axes[1], axes[1]))
 
 
-def _points(plot: Axes, sweep: Sweep, block: Block) -> None:
+def _points(plot: Axes, done: pd.DataFrame, settings: list[str]) -> None:
     """One point with its spread for each cell."""
-    cells = [cell for cell in block.cells if cell.done]
-    names = [", ".join(tables.text(one) for one in cell.key.values()) for cell in cells]
-    for i, cell in enumerate(cells):
-        one = spread(cell.errors())
-        assert one is not None
-        plot.errorbar(i, one.mean, one.deviation or 0, fmt="o", color=MEASURED, capsize=4)
-        number = tables.printed(sweep, cell)
-        if number is not None:
-            plot.plot(i, number, "_", color=PAPER, markersize=14)
-    plot.set_xticks(range(len(cells)), names, rotation=30, ha="right", fontsize=8)
-    plot.set_ylabel("test error in percent (paper: orange)" if sweep.paper else "test error %")
+    places = range(len(done))
+    own = (places, done["mean"], done["deviation"].fillna(0.0))
+    plot.errorbar(*own, fmt="o", color=MEASURED, capsize=4)
+    plot.plot(places, done["paper"].astype(float), "_", color=PAPER, markersize=14)
+    names = [", ".join(text(cell[key]) for key in settings) for _, cell in done.iterrows()]
+    plot.set_xticks(places, names, rotation=30, ha="right", fontsize=8)
+    plot.set_ylabel(
+        "test error in percent" + " (paper: orange)" * bool(done["paper"].notna().any())
+    )
 
 
-def _differences(plot: Axes, block: Block) -> None:
+def _differences(plot: Axes, done: pd.DataFrame, settings: list[str]) -> None:
     """Each cell's paired difference to the logit regression of its own settings, 95 % intervals."""
-    names: list[str] = []
-    for cell in block.cells:
-        baseline = block.baseline_of(cell)
-        if baseline is None or block.is_baseline(cell):
-            continue
-        pair = paired(cell.errors(), baseline.errors())
-        if pair is not None:
-            half = 0.0 if pair.high is None else pair.high - pair.mean
-            plot.errorbar(pair.mean, len(names), xerr=half, fmt="o", color=MEASURED, capsize=3)
-            key = {tables.SHORT.get(axis, axis): one for axis, one in cell.key.items()}
-            names.append(", ".join(f"{axis} {tables.text(one)}" for axis, one in key.items()))
+    cells = done[done["difference"].notna()]
+    half = (cells["high"] - cells["difference"]).fillna(0.0)
+    own = (cells["difference"], range(len(cells)))
+    plot.errorbar(*own, xerr=half, fmt="o", color=MEASURED, capsize=3)
     plot.axvline(0, color=BASELINE, linewidth=1)
+    names = [
+        ", ".join(f"{SHORT.get(key, key)} {text(cell[key])}" for key in settings)
+        for _, cell in cells.iterrows()
+    ]
     plot.set_yticks(range(len(names)), names, fontsize=7)
     plot.invert_yaxis()
     plot.set_xlabel("points to logit regression, 95 % (left is better)", fontsize=8)
 
 
-def _compression(plot: Axes, sweep: Sweep, block: Block) -> None:
+def _compression(plot: Axes, sweep: Sweep, done: pd.DataFrame) -> None:
     """[NT] Figure 3: error against compression ratio."""
-    measured: dict[str, list[tuple[float, float]]] = {"logit regression": [], "noisy teacher": []}
-    for _, cell, baseline in tables.best_cells(sweep, block):
-        size = next(iter(cell.done.values()))["compression"]
-        for name, one in (("logit regression", baseline), ("noisy teacher", cell)):
-            found = spread(one.errors())
-            if found is not None:
-                measured[name].append((size, found.mean))
-    for (name, points), color, kind in zip(
-        measured.items(), (BASELINE, MEASURED), ("baseline", "best"), strict=True
+    found = best_cells(sweep, done)
+    sizes = sweep.paper["compression"]
+    for k, (name, key, color) in enumerate(
+        [("noisy teacher", "best", MEASURED), ("logit regression", "baseline", BASELINE)]
     ):
+        points = sorted(
+            (best["runs"]["result"].iloc[0]["compression"], (best, clean)[k]["mean"])
+            for _, best, clean in found
+        )
         if points:
-            plot.plot(*zip(*sorted(points), strict=True), "o-", color=color, label=name)
-        sizes, errors = sweep.paper["compression"], sweep.paper[kind]
-        paper = sorted((sizes[student], errors[student]) for student in sizes)
-        plot.plot(*zip(*paper, strict=True), "o--", color=color, alpha=0.5, label=f"paper, {name}")
+            plot.plot(*zip(*points, strict=True), "o-", color=color, label=name)
+        paper = sorted((sizes[student], sweep.paper[key][student]) for student in sizes)
+        label = f"paper, {name}"
+        plot.plot(*zip(*paper, strict=True), "o--", color=color, alpha=0.5, label=label)
     plot.set_xlabel("compression: multiplications of the teacher / of the student")
     plot.set_ylabel("test error in percent")
     plot.legend(fontsize=8)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from noisy_kd import runs
-from noisy_kd.report import cells
-from noisy_kd.report.statistics import Paired, paired, spread
-from noisy_kd.report.sweeps import Value
-from noisy_kd.report.tables import Table, text
+from noisy_kd.report import frame
+from noisy_kd.report.frame import text
+from noisy_kd.report.statistics import paired, spread
+from noisy_kd.report.sweeps import Sweep
+from noisy_kd.report.tables import Table, interval
 from noisy_kd.runs import Result
 
 STRENGTH = {True: ("0.2", "0.1"), False: ("0.1", "0.01569")}  # grey or not: noise, epsilon
 NOTE = (
     "Mean ± standard deviation over n seeds. NLL: negative log-likelihood; ECE: expected "
     "calibration error, 15 bins; accuracies on the test set under Gaussian noise, common "
-    "corruptions (mean of all severities), FGSM and PGD-20; AUROC: telling other images by the "
-    "maximum softmax."
+    "corruptions (mean of all severities), FGSM and PGD-20; AUROC: distinguishing other images by "
+    "the maximum softmax."
 )
+EVERYTHING = Sweep("robustness", "", {"method": []}, {}, {})
 
 
 def evaluated(folder: Path) -> list[Result]:
-    """Every finished run below a folder that was evaluated, with what was found."""
+    """Return every finished run below a folder that was evaluated, with what was measured."""
     found = []
     for directory, result in runs.results(folder):
         for file in sorted(directory.glob("evaluation*.json")):
@@ -34,97 +37,78 @@ def evaluated(folder: Path) -> list[Result]:
     return found
 
 
-def tables(found: list[Result], chosen: Mapping[str, list[Value]]) -> list[Table]:
-    """One table for grey and one for coloured images: a row for each set of settings."""
-    runs = [run for run in found if fits(run, chosen)]
-    kinds = {run["input_shape"][0] == 1: [] for run in runs}  # type: dict[bool, list[Result]]
-    for run in runs:
-        kinds[run["input_shape"][0] == 1].append(run)
-    made: list[Table] = []
-    for grey, members in sorted(kinds.items(), reverse=True):
-        made += filter(None, [_table(members, grey), _against(members, grey)])
+def tables(results: Sequence[Result], chosen: Mapping[str, Sequence[Any]]) -> list[Table]:
+    """Return tables for grey and for coloured images: a row for each set of settings."""
+    table = frame.frame(result for result in results if result["status"] == "done")
+    table = frame.select(table, {key: list(values) for key, values in chosen.items()})
+    if table.empty:
+        return []
+    table["images"] = [result["evaluation"]["images"] for result in table["result"]]
+    made = []
+    for grey in (True, False):
+        members = table[[(r["input_shape"][0] == 1) == grey for r in table["result"]]]
+        if len(members):
+            made += _tables(members, grey)
     return made
 
 
-def fits(run: Result, chosen: Mapping[str, list[Value]]) -> bool:
-    """Whether it is a finished run of these settings."""
-    return run["status"] == "done" and all(
-        cells.value(run, key) in (*values, cells.NOWHERE) for key, values in chosen.items()
-    )
+def _tables(table: pd.DataFrame, grey: bool) -> list[Table]:
+    more = [key for key in frame.cell_columns(EVERYTHING, table) if key not in ("method", "images")]
+    shown = [key for key in more if key not in ("data", "student.layers")]
+    columns = ["data", "images", "model@student", "method", *more]
+    groups: list[tuple[Any, pd.DataFrame]] = [
+        *table.groupby(list(dict.fromkeys(columns)), dropna=False)
+    ]
+    every = [measures(members["result"], grey) for _, members in groups]
+    heads = [head for head in every[0] if any(one[head] for one in every)]
+    rows, differences = [], []
+    for (_, members), own in zip(groups, every, strict=True):
+        first = members.iloc[0]
+        noise = {k: first[k] for k in (*frame.NOISE, *shown) if k in table and text(first[k])}
+        if first["baseline"]:
+            noise, name = (
+                {k: v for k, v in noise.items() if k not in frame.NOISE},
+                "logit_regression",
+            )
+        else:
+            name = first["method"]
+        given = ", ".join(f"{key.removeprefix('method.')} {text(v)}" for key, v in noise.items())
+        label = f"{name} ({given})" if given else name
+        row = [first["data"], text(first["images"]), first["model@student"], label]
+        rows.append([*row, str(len(members)), *(_mean(own[head]) for head in heads)])
+        base = _hinton(groups, every, first, more)
+        if base is not None and base is not own:
+            pairs = [paired(own[head], base[head]) for head in heads]
+            differences.append([label, *(interval(*pair[:3], "+.3g") for pair in pairs)])
+    heads_of = ["data", "images", "student", "method", "n", *heads]
+    made = [Table("Robustness and calibration", heads_of, sorted(rows), [NOTE])]
+    if differences:
+        title = "Differences to method=hinton, paired over the seeds [95 %]"
+        made.append(Table(title, ["method", *heads], sorted(differences)))
+    return made
 
 
-def _table(found: list[Result], grey: bool) -> Table:
-    groups = _groups(found)
-    protocols = [cells.protocol(members[0]) for members in groups]
-    every = [measures(members, grey) for members in groups]
-    shown = [head for head in every[0] if any(one[head] for one in every)]
-    rows = []
-    for members, own, values in zip(groups, protocols, every, strict=True):
-        first = members[0]
-        row = [first["dataset"], str(first["evaluation"]["images"]), first["student"]]
-        row += [_label(first, own, protocols), str(len(members))]
-        rows.append([*row, *(_mean(values[head]) for head in shown)])
-    heads = ["data", "images", "student", "method", "n", *shown]
-    return Table("Robustness and calibration", heads, sorted(rows), [NOTE])
+def _hinton(
+    groups: list[tuple[Any, pd.DataFrame]],
+    every: list[dict[str, dict[int, float]]],
+    first: pd.Series[Any],
+    more: list[str],
+) -> dict[str, dict[int, float]] | None:
+    """The measures of the one group of method=hinton with the same other settings."""
+    same = ["data", "images", "model@student"]
+    same += [key for key in more if not key.startswith(("method", "teacher"))]
+    found = [
+        own
+        for (_, members), own in zip(groups, every, strict=True)
+        if members.iloc[0]["method"] == "hinton"
+        and all(text(members.iloc[0][key]) == text(first[key]) for key in same)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
-def _against(found: list[Result], grey: bool) -> Table | None:
-    """Every method's differences to Hinton's, where the paper of these methods starts from."""
-    groups = _groups(found)
-    protocols = [cells.protocol(members[0]) for members in groups]
-    rows = []
-    for members, own in zip(groups, protocols, strict=True):
-        beside = [
-            others
-            for others, other in zip(groups, protocols, strict=True)
-            if others[0]["method"] == "hinton"
-            and others is not members
-            and _rest(other) == _rest(own)
-            and others[0]["evaluation"]["images"] == members[0]["evaluation"]["images"]
-        ]
-        if len(beside) == 1:  # with several temperatures there is no one to compare with
-            values, base = measures(members, grey), measures(beside[0], grey)
-            pairs = [paired(values[head], base[head]) for head in values]
-            rows.append([_label(members[0], own, protocols), *(_interval(pair) for pair in pairs)])
-    heads = ["method", *measures(found, grey)]
-    kept = [k for k in range(len(heads)) if any(row[k] for row in rows)]
-    title = "Differences to method=hinton, paired over the seeds [95 %]"
-    shown = [[row[k] for k in kept] for row in sorted(rows)]
-    return Table(title, [heads[k] for k in kept], shown) if rows else None
-
-
-def _groups(found: list[Result]) -> list[list[Result]]:
-    """Runs that differ in their seed alone."""
-    groups: dict[str, list[Result]] = {}
-    for run in found:
-        kind = [cells.protocol(run), run["method"], run["evaluation"]["images"]]
-        groups.setdefault(json.dumps(kind), []).append(run)
-    return list(groups.values())
-
-
-def _rest(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: one for key, one in protocol.items() if not key.startswith(("method", "teacher"))}
-
-
-def _interval(pair: Paired | None) -> str:
-    if pair is None or pair.low is None or pair.high is None:
-        return "" if pair is None else f"{pair.mean:+.3g}"
-    return f"{pair.mean:+.3g} [{pair.low:+.3g}, {pair.high:+.3g}]"
-
-
-def _label(run: Result, own: Mapping[str, Any], protocols: list[dict[str, Any]]) -> str:
-    """The method, its noise, and whatever differs between runs of one method, data and student."""
-    alike = ("method._target_", "data.name", "student.layers")
-    same = [p for p in protocols if all(p[key] == own[key] for key in alike)]
-    shown = {key for key in own if any(p.get(key) != own[key] for p in same)}
-    shown |= {"method.alpha", "method.sigma"} & set(own)
-    words = [f"{key.removeprefix('method.')} {text(own[key])}" for key in sorted(shown)]
-    return " ".join([run["method"], *([f"({', '.join(words)})"] if words else [])])
-
-
-def measures(members: list[Result], grey: bool) -> dict[str, dict[int, float]]:
-    """What was measured: heading -> seed -> value."""
-    evaluations = [(run["seed"], run["evaluation"]) for run in members]
+def measures(results: Sequence[Result], grey: bool) -> dict[str, dict[int, float]]:
+    """Return what was measured: heading -> seed -> value."""
+    evaluations = [(result["seed"], result["evaluation"]) for result in results]
     noise, epsilon = STRENGTH[grey]
     wanted = {
         "error %": ("clean", "error", 100),
@@ -146,8 +130,8 @@ def measures(members: list[Result], grey: bool) -> dict[str, dict[int, float]]:
     return found
 
 
-def _mean(values: dict[int, float]) -> str:
-    one = spread(values)
-    if one is None:
+def _mean(values: Mapping[int, float]) -> str:
+    mean, deviation = spread(list(values.values()))
+    if not values:
         return ""
-    return f"{one.mean:.3g}" + ("" if one.deviation is None else f" ± {one.deviation:.2g}")
+    return f"{mean:.3g}" + ("" if deviation != deviation else f" ± {deviation:.2g}")

@@ -1,63 +1,50 @@
-"""Mean, spread and the paired comparison over seeds."""
+"""Mean, spread, and the comparison paired over seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+import numpy as np
+from scipy.special import stdtr, stdtrit
 
-@dataclass(frozen=True)
-class Spread:
-    """Of n values: mean and standard deviation (n - 1; None for a single value)."""
-
-    mean: float
-    deviation: float | None
-    n: int
+NAN = float("nan")
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Differences between runs of one seed, which share batches and draws.
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and standard deviation (n - 1; NaN for a single value)."""
+    if not values:
+        return NAN, NAN
+    return fmean(values), stdev(values) if len(values) > 1 else NAN
 
-    Args:
-        mean: of the differences.
-        low: end of the 95 % confidence interval of the mean (Student's t), None for one pair.
-        high: its other end.
-        p: of the two-sided paired t-test, None for one pair.
-        n: pairs.
+
+def paired(
+    values: Mapping[int, float], baseline: Mapping[int, float]
+) -> tuple[float, float, float, float]:
+    """Compare ``values`` with ``baseline`` over the seeds that both have.
+
+    Returns:
+        The mean difference, the ends of its 95 % confidence interval (Student's t), and p of the
+        two-sided paired t-test; NaN where there are too few pairs, or no spread to judge by.
     """
-
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    n: int
-
-
-def spread(values: Mapping[int, float]) -> Spread | None:
-    """Of values by seed; None without any."""
-    found = list(values.values())
-    if not found:
-        return None
-    return Spread(fmean(found), stdev(found) if len(found) > 1 else None, len(found))
-
-
-def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Paired | None:
-    """``values`` against ``baseline`` over the seeds that both have; None without any."""
-    seeds = values.keys() & baseline.keys()
-    differences = [values[seed] - baseline[seed] for seed in sorted(seeds)]
+    seeds = sorted(values.keys() & baseline.keys())
+    differences = [values[seed] - baseline[seed] for seed in seeds]
     n = len(differences)
-    if n == 0:
-        return None
-    mean = fmean(differences)
-    if n == 1:
-        return Paired(mean, None, None, None, n)
-    from scipy.special import stdtr, stdtrit
-
-    error = stdev(differences) / math.sqrt(n)
-    if error <= 1e-9 * max(1.0, abs(mean)):  # equal but for rounding: no spread to judge by
-        return Paired(mean, None, None, None, n)
+    mean, deviation = spread(differences)
+    error = deviation / math.sqrt(max(n, 1))
+    if n < 2 or error <= 1e-9 * max(1.0, abs(mean)):  # equal but for rounding
+        return mean, NAN, NAN, NAN
     half = error * float(stdtrit(n - 1, 0.975))
-    return Paired(mean, mean - half, mean + half, 2 * float(stdtr(n - 1, -abs(mean) / error)), n)
+    return mean, mean - half, mean + half, 2 * float(stdtr(n - 1, -abs(mean) / error))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number (Holm 1979); NaN stays NaN and does not count."""
+    values = np.asarray(p, dtype=float)
+    order = [k for k in np.argsort(values) if not np.isnan(values[k])]
+    adjusted, highest = np.full(len(values), NAN), 0.0
+    for rank, k in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * values[k]))
+        adjusted[k] = highest
+    return [float(value) for value in adjusted]

@@ -1,159 +1,113 @@
-"""A sweep as its file in ``sweeps/`` describes it: grid, data, method, the paper's numbers."""
+"""A sweep: what its file in ``sweeps/`` says, and the runs that its launcher has recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 
+from noisy_kd.config import CONF, SWEEPS
 from noisy_kd.errors import InputError
 
-SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
-CONF = SWEEPS.parent / "conf"
+CUSTOM = "custom"
+"""The name of sweeps without a file, ``-m hydra/launcher=stacked``."""
+
 Value = float | str
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep is.
+    """What the file of a sweep says.
 
     Args:
-        name: of its file.
-        title: the first line of its file, a comment.
-        axes: key -> the values of the grid, without ``seed``.
-        dataset: of its runs.
-        methods: of its runs, besides their zero-noise ends.
+        name: of the file.
+        title: its first line, a comment.
+        axes: key -> the values of the grid, without ``seed``; axes of one value are left out.
         paper: the paper's printed numbers, in percent.
+        usual: data, networks and alpha that these are of.
     """
 
     name: str
     title: str
     axes: dict[str, list[Value]]
-    dataset: str
-    methods: tuple[str, ...]
     paper: dict[str, Any]
+    usual: dict[str, Value]
 
 
 def names() -> list[str]:
-    """All sweeps over a grid; a search has no table."""
+    """Return all sweeps over a grid; a search has no table."""
     files = SWEEPS.glob("*.yaml")
     return sorted(file.stem for file in files if "hydra/sweeper:" not in file.read_text())
 
 
 def read(name: str) -> Sweep:
-    """The sweep of this name.
+    """Return the sweep of this name.
 
     Raises:
         InputError: if there is none; the message names those there are.
     """
-    file = SWEEPS / f"{name}.yaml"
+    if name == CUSTOM:
+        return Sweep(name, "sweeps without a file", {}, {}, {})
     if name not in names():
-        raise InputError(f"there is no sweep named {name}: choose {', '.join(names())}.")
-    text = file.read_text()
-    content = yaml.load(text, Loader)
+        known = ", ".join([*names(), CUSTOM])
+        raise InputError(f"there is no sweep named {name}: choose {known}.")
+    text = (SWEEPS / f"{name}.yaml").read_text()
+    content = yaml.safe_load(text)
     params = content["hydra"]["sweeper"]["params"]
     axes = {key: split(str(values)) for key, values in params.items() if key != "seed"}
-    chosen = {"data": "digits", "method": "noisy_teacher"}
-    chosen |= _overridden(content)
-    methods = tuple(str(m) for m in axes.get("method", [chosen["method"]]))
     paper = content.get("paper") or {}
-    if "same_as" in paper:
-        paper = read(paper["same_as"]).paper
-    first = text.splitlines()[0]
-    title = first.lstrip("# ").rstrip(".") if first.startswith("#") else "a sweep without a title"
-    return Sweep(name, title, axes, chosen["data"], methods, paper)
+    paper = read(paper["same_as"]).paper if "same_as" in paper else paper
+    title = text.splitlines()[0].lstrip("# ").rstrip(".")
+    grid = {key: values for key, values in axes.items() if len(values) > 1}
+    return Sweep(name, title, grid, paper, _usual(_chosen(content).get("data", "digits")))
 
 
-@cache
-def own_data_keys(name: str) -> frozenset[str]:
-    """The keys of the data that a sweep's file sets: runs on other data are not the sweep's."""
-    own = _yaml(SWEEPS / f"{name}.yaml")
-    fixed = {key for key, values in read(name).axes.items() if len(values) == 1}
-    fixed |= {f"data.{key}" for key in own.get("data") or {}}
-    return frozenset(key for key in fixed if key.startswith("data."))
+def _usual(dataset: str) -> dict[str, Value]:
+    content = yaml.safe_load((CONF / "data" / f"{dataset}.yaml").read_text())
+    networks = {f"model@{key.rpartition('.')[2]}": one for key, one in _chosen(content).items()}
+    return {"data": dataset, "method.alpha": content["recipe"]["alpha"], **networks}
 
 
-@cache
-def defaults_of(method: str, dataset: str) -> dict[str, Value]:
-    """What the files of a method and a data set give: the method's keys, and the networks."""
-    return _networks(dataset) | _section(_composed(dataset, method=method), "method")
-
-
-@cache
-def usual_settings(name: str, dataset: str) -> dict[str, Value]:
-    """What a sweep's runs are made with unless its command line says otherwise: key -> value.
-
-    The keys are those of a result's settings, without the method's, and ``model@student``,
-    ``model@teacher``; what the sweep's own file says is taken before the defaults.
-    """
-    if not (CONF / "data" / f"{dataset}.yaml").exists():
-        return {}
-    own = _yaml(SWEEPS / f"{name}.yaml")
-    composed = _composed(dataset, own=own)
-    found: dict[str, Value] = {"patience": "null", **_networks(dataset)}
-    found |= {key: one for key, one in _overridden(own).items() if key.startswith("model@")}
-    for group in ("data", "teacher", "student", "optimizer", "trainer"):
-        found |= _section(composed, group)
-    for key in ("precision", "fast", "deterministic"):
-        found[key] = canonical(composed[key])
-    found |= {key: values[0] for key, values in read(name).axes.items() if len(values) == 1}
-    found["max_epochs"] = found.pop("trainer.max_epochs")
-    return found
-
-
-def _composed(
-    dataset: str, method: str = "", own: Mapping[str, Any] = MappingProxyType({})
-) -> DictConfig:
-    """What Hydra makes of the files of ``conf/`` and a sweep's own, without its start-up time."""
-    groups = {"optimizer": "adam", "trainer": "default"} | _overridden(own)
-    parts = [_yaml(CONF / "config.yaml"), _yaml(CONF / "data" / f"{dataset}.yaml")]
-    for group in ("optimizer", "trainer"):
-        parts.append({group: _yaml(CONF / group / f"{groups[group]}.yaml")})
-    parts += [{"method": _yaml(CONF / "method" / f"{method}.yaml")}, dict(own)]
-    composed = OmegaConf.unsafe_merge(*parts)
-    assert isinstance(composed, DictConfig)
-    return composed
-
-
-def _section(composed: DictConfig, group: str) -> dict[str, Value]:
-    """A group's keys and values but lists; those that refer to what is not there are left out."""
-    found: dict[str, Value] = {}
-    for key in composed[group]:
-        with suppress(InterpolationResolutionError):
-            if not OmegaConf.is_list(one := composed[group][key]):
-                found[f"{group}.{key}"] = canonical(one)
-    return found
-
-
-def _networks(dataset: str) -> dict[str, Value]:
-    """A data set's ``model@teacher`` and ``model@student``."""
-    entries = _yaml(CONF / "data" / f"{dataset}.yaml").get("defaults", [])
-    chosen = _overridden({"defaults": entries})
-    return {f"model@{key.rpartition('.')[2]}": one for key, one in chosen.items()}
-
-
-def _overridden(content: Mapping[str, Any]) -> dict[str, str]:
+def _chosen(content: dict[str, Any]) -> dict[str, str]:
     """Group -> name, as a file has them in its defaults."""
     entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
     return {k.removeprefix("override "): str(v) for entry in entries for k, v in entry.items()}
 
 
-def _yaml(file: Path) -> dict[str, Any]:
-    """A file's content; nothing if there is no such file."""
-    return yaml.load(file.read_text(), Loader) or {} if file.exists() else {}
+def record(folder: Path, name: str, jobs: Iterable[tuple[str, list[str]]]) -> None:
+    """Append the jobs of a sweep to its record, ``FOLDER/sweeps/NAME.jsonl``.
+
+    Args:
+        folder: of the runs.
+        name: of the sweep.
+        jobs: directory below the folder, and overrides, of each.
+    """
+    file = folder / "sweeps" / f"{name}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"directory": place, "overrides": words}) for place, words in jobs]
+    with file.open("a") as out:
+        out.write("".join(f"{line}\n" for line in lines))
+
+
+def recorded(folder: Path, name: str) -> dict[str, list[str]]:
+    """Return the jobs of a sweep: directory below the folder -> overrides of the last time."""
+    file = folder / "sweeps" / f"{name}.jsonl"
+    jobs = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            job = json.loads(line)
+            jobs[job["directory"]] = job["overrides"]
+        except (ValueError, KeyError, TypeError):  # cut off by a crash
+            continue
+    return jobs
 
 
 def split(values: str) -> list[Value]:
-    """The values of a sweep's list, ``0,0.5`` or ``[nin],[nin,alexnet_mod]``; quotes taken off."""
+    """Return the values of a list such as ``0,0.5`` or ``[nin],[nin,alexnet_mod]``."""
     found, depth, word = [], 0, ""
     for letter in values + ",":
         depth += (letter in "[(") - (letter in "])")
@@ -166,7 +120,7 @@ def split(values: str) -> list[Value]:
 
 
 def canonical(value: Any) -> Value:
-    """A value in one form, whether from a result or from a command line.
+    """Return a value in one form, whether from a result or from a command line.
 
     Numbers are floats, lists are joined by +, truth values and null are as in YAML.
     """

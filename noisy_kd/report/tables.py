@@ -1,4 +1,4 @@
-"""A sweep's cells as a table beside the paper's, in text, Markdown, HTML or CSV."""
+"""A sweep's cells as tables beside the paper's numbers, in text, Markdown, HTML or CSV."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from noisy_kd.report.cells import ALIASES, NOISE, Block, Cell
-from noisy_kd.report.statistics import paired, spread
-from noisy_kd.report.sweeps import Sweep, Value
+import pandas as pd
+
+from noisy_kd import runs
+from noisy_kd.report import frame, sweeps
+from noisy_kd.report.frame import settings_of, text, words
+from noisy_kd.report.statistics import paired
+from noisy_kd.report.sweeps import Sweep
 from noisy_kd.runs import Result
 
 
@@ -38,277 +44,272 @@ SHORT = {
     "trainer.max_epochs": "epochs",
     "data.batch_size": "batch",
     "data.subset": "images",
-    "data.label_noise": "wrong labels",
+    "data.label_noise": "label noise",
     "model@student": "student",
     "model@teacher": "teacher",
 }
-MEASURES = ["error %", "± s.d.", "n", "improvement", "to baseline [95 %]", "p"]
+COMPARISON = ["improvement", "difference [95 %]", "p", "p (Holm)"]
+PAPER = ["paper %", "paper impr."]
 TRAINING = ("data.batch_size", "trainer.max_epochs")
 """Axes that are tuned, besides those of ``optimizer``."""
-OTHERS = 3  # so many of a note's list are named
-PAPER = ["paper %", "paper impr.", "difference"]
 NOTE = (
-    "Test error in percent, mean over n seeds; improvement is relative to the baseline, logit "
-    "regression; the difference to the baseline (points) is paired over seeds, p by the paired "
-    "t-test."
+    "Test error in percent, mean ± standard deviation over n seeds. Improvement: relative to the "
+    "baseline, logit regression. Difference: to the baseline, in points, paired over seeds; p: "
+    "paired t-test, and adjusted for the cells of the table (Holm)."
+)
+COST_NOTE = (
+    "Multiplications of one image, without biases; ratios are the teacher's to the student's. On "
+    "disk: float32 weights. Latency: median milliseconds of a batch on one CPU thread in torch, as "
+    "noisy-kd export measures it."
 )
 
 
-def table(sweep: Sweep, block: Block) -> Table:
-    """All cells of a block, each beside its baseline and the paper's number."""
-    axes = list(block.cells[0].key)
-    seeds = block.seeds
-    rows = [_row(sweep, block, cell) for cell in block.cells]
-    title = f"{sweep.name}: {sweep.title}"
-    title += f" ({words(block.settings)})" if block.settings else ""
-    beside = sweep.paper and block.is_papers
-    heads = [SHORT.get(axis, axis) for axis in axes] + MEASURES + (PAPER if beside else [])
-    notes = [_what(block), NOTE] if seeds else []
-    if not any(cell.done for cell in block.baselines.values()) and seeds:
-        notes.append("The baseline is missing: the same runs with method=logit_regression.")
-    for what, found in (
-        ("Taught by another teacher than its baseline", _otherwise_taught(block)),
-        ("Outside this grid are runs that KEY=VALUE,... shows", [*map(words, block.outside)]),
-        (
-            "Left out are runs with other settings, which KEY=VALUE shows",
-            [*map(words, block.others)],
-        ),
-    ):
-        if found:
-            more = [f"and {len(found) - OTHERS} more"] if len(found) > OTHERS else []
-            notes.append(f"{what}: {'; '.join(found[:OTHERS] + more)}.")
-    return Table(title, heads, rows, notes + _gaps(block))
+def report(
+    sweep: Sweep,
+    results: Sequence[Result],
+    chosen: Mapping[str, Sequence[Any]] | None = None,
+    missing: int = 0,
+) -> list[Table]:
+    """Return the tables of a sweep.
+
+    Args:
+        sweep: whose.
+        results: its runs.
+        chosen: settings that the runs must have; those of one value stand in the title.
+        missing: how many runs that the launcher has recorded have no result.
+
+    Raises:
+        InputError: for a setting that no run has.
+    """
+    table = frame.select(frame.frame(results), {k: list(v) for k, v in (chosen or {}).items()})
+    given = {k: v[0] for k, v in (chosen or {}).items() if len(v) == 1 and k != "seed"}
+    shown = {k: v for k, v in given.items() if k not in (*sweep.axes, "data")}
+    title = f"{sweep.name}: {sweep.title}" + (f" ({words(shown)})" if shown else "")
+    if table.empty:
+        return [Table(title, [], [], [f"No runs: noisy-kd train -cn {sweep.name}."])]
+    summary = frame.cells(sweep, table)
+    first = _cells(title, summary, table)
+    if missing:
+        first.notes.append(f"{missing} runs of this sweep have no result yet.")
+    return [*filter(None, [first, _best(sweep, summary), _tuned(summary), _cost(sweep, table)])]
 
 
-def plain_table(found: Sequence[tuple[str, Result | None]]) -> Table:
-    """Runs that belong to no sweep's grid: a row each."""
+def overview(folder: Path, results: Mapping[str, Sequence[Result]]) -> Table:
+    """Return the list of the sweeps: what each is, and how many of its runs are done.
+
+    Args:
+        folder: of the runs.
+        results: of each sweep.
+    """
     rows = []
-    for name, result in found:
+    for name in (*sweeps.names(), sweeps.CUSTOM):
+        done = sum(result["status"] == "done" for result in results[name])
+        of = len(sweeps.recorded(folder, name))
+        rows.append([name, sweeps.read(name).title, f"{done} of {of}" if of else ""])
+    return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "runs done"], rows)
+
+
+def plain_table(results: Sequence[tuple[str, Result | None]]) -> Table:
+    """Return a row for each run: directory, errors, status."""
+    rows = []
+    for name, result in results:
         errors = [(result or {}).get(key) for key in ("val_error", "test_error")]
         shown = ["" if error is None else f"{100 * error:.2f}" for error in errors]
         rows.append([name, *shown, "missing" if result is None else result["status"]])
     return Table("The runs", ["run", "validation error %", "test error %", "status"], rows)
 
 
-def words(settings: Mapping[str, Value]) -> str:
-    """Settings as one would type them."""
-    named = {known: key for key, known in ALIASES.items()}
-    return " ".join(f"{named.get(key, key)}={text(one)}" for key, one in settings.items())
-
-
-def _what(block: Block) -> str:
-    """Data, teacher and its test error, students, and length of the runs."""
-    members = [run for cell in block.cells for run in cell.runs.values()]
-    runs = members + [run for cell in block.baselines.values() for run in cell.done.values()]
-    first, same = runs[0], ("dataset", "teacher")
-    taught = [run for run in runs if all(run[key] == first[key] for key in same)]
-    errors = [e for run in taught if (e := run.get("teacher_test_error")) is not None]
-    ends = dict.fromkeys(f"{100 * end:.2f}" for end in (min(errors), max(errors))) if errors else {}
-    teacher = first["teacher"] + (f" ({' to '.join(ends)} % test error)" if ends else "")
-    done = [(cell.key, run["student"]) for cell in block.cells for run in cell.runs.values()]
-    students = ", ".join(dict.fromkeys(str(key.get("student.layers", name)) for key, name in done))
-    lengths = sorted({run["settings"]["max_epochs"] for run in members})
-    epochs = ", ".join(f"{length:g}" for length in lengths)
-    return f"{first['dataset']}, {teacher} -> {students}, {epochs} epochs."
-
-
-def _otherwise_taught(block: Block) -> list[str]:
-    """The cells whose teacher makes another number of errors than that of their baseline."""
-    found = []
-    for cell in block.cells:
-        baseline = block.baseline_of(cell)
-        beside = {} if baseline is None else baseline.done
-        for seed, run in cell.done.items():
-            other = beside.get(seed, next(iter(beside.values()), run))
-            errors = [one.get("teacher_test_errors") for one in (run, other)]
-            if run["teacher"] == other["teacher"] and errors[0] != errors[1] and None not in errors:
-                found.append(f"{_where(cell)} ({errors[0]} test errors, not {errors[1]})")
-                break
-    return found
-
-
-def _where(cell: Cell) -> str:
-    return ", ".join(f"{SHORT.get(axis, axis)} {text(one)}" for axis, one in cell.key.items())
-
-
-def best_table(sweep: Sweep, block: Block) -> Table | None:
-    """[NT] Table 6: each student's baseline and its noisy teacher at the best sigma.
-
-    The best is chosen by the validation error; the error shown is the test error.
-    """
+def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame) -> Table:
+    """All cells, each beside its baseline and the paper's number."""
+    settings = settings_of(summary)
+    compares, papers = summary["is_baseline"].any(), summary["paper"].notna().any()
     rows = []
-    for name, cell, baseline in best_cells(sweep, block):
-        own, clean = spread(cell.errors()), spread(baseline.errors())
-        assert own is not None and clean is not None
-        pair = paired(cell.errors(), baseline.errors())
-        size = next(iter(cell.done.values()))["compression"]
-        paper = [sweep.paper[kind].get(name) for kind in ("compression", "baseline", "best")]
-        rows.append(
-            [
-                *(name, f"{size:.2f}", f"{clean.mean:.2f}", text(cell.key["method.sigma"])),
-                *(f"{own.mean:.2f}", _pair(pair)[0], *(text(one) for one in paper)),
-            ]
-        )
-    if not rows:
-        return None
+    for _, cell in summary.iterrows():
+        row = [*(text(cell[key]) for key in settings), *_error(cell), str(cell["n"])]
+        if compares:
+            row += _comparison(cell)
+        if papers:
+            row += [_number(cell["paper"]), _percent(cell["paper_improvement"])]
+        rows.append(row)
+    heads = [*(SHORT.get(key, key) for key in settings), "error %", "n"]
+    heads += [*(COMPARISON if compares else []), *(PAPER if papers else [])]
+    notes = [_what(table), NOTE, *_gaps(summary, settings)]
+    if not compares:
+        notes.append("No baseline: the same runs with method=logit_regression.")
+    return Table(title, heads, rows, notes)
+
+
+def _error(cell: pd.Series[Any]) -> list[str]:
+    if cell["n"]:
+        deviation = "" if pd.isna(cell["deviation"]) else f" ± {cell['deviation']:.2f}"
+        return [f"{cell['mean']:.2f}{deviation}"]
+    return [" and ".join(sorted(set(cell["runs"]["status"])))]
+
+
+def _comparison(cell: pd.Series[Any]) -> list[str]:
+    if cell["is_baseline"]:
+        return ["baseline", "", "", ""]
+    return [
+        _percent(cell["improvement"]),
+        interval(cell["difference"], cell["low"], cell["high"]),
+        _p(cell["p"]),
+        _p(cell["holm"]),
+    ]
+
+
+def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
+    """Return a difference with its confidence interval."""
+    if pd.isna(mean):
+        return ""
+    ends = "" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]"
+    return f"{mean:{form}}{ends}"
+
+
+def _p(p: float) -> str:
+    return "" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if pd.isna(value) else f"{value:+.1f} %"
+
+
+def _what(table: pd.DataFrame) -> str:
+    """Data, teachers with their test errors, students, and length of the runs."""
+    teachers = []
+    for name, members in table.groupby("model@teacher", sort=False):
+        errors = members["teacher_test_error"].dropna()
+        ends = dict.fromkeys(f"{end:.2f}" for end in (errors.min(), errors.max()) if len(errors))
+        teachers.append(f"{name} ({' to '.join(ends)} % test error)" if ends else str(name))
+    parts = [", ".join(map(text, table[key].unique())) for key in ("data", "model@student")]
+    epochs = ", ".join(text(one) for one in sorted(table["trainer.max_epochs"].unique()))
+    return f"{parts[0]}, {', '.join(teachers)} -> {parts[1]}, {epochs} epochs."
+
+
+def _gaps(summary: pd.DataFrame, settings: list[str]) -> list[str]:
+    """Which runs are missing, have failed or diverged: a line for each."""
+    seeds = sorted({seed for members in summary["runs"] for seed in members["seed"]})
+    found: dict[str, list[str]] = {"diverged": [], "failed": [], "missing": []}
+    for _, cell in summary.iterrows():
+        where = ", ".join(f"{SHORT.get(key, key)} {text(cell[key])}" for key in settings)
+        by_seed = dict(zip(cell["runs"]["seed"], cell["runs"]["status"], strict=True))
+        for status, places in found.items():
+            bad = [str(s) for s in seeds if by_seed.get(s, "missing") == status]
+            if bad:
+                places.append(f"{where} (seed {', '.join(bad)})")
+    return [f"{status.title()}: {'; '.join(places)}." for status, places in found.items() if places]
+
+
+def _best(sweep: Sweep, summary: pd.DataFrame) -> Table | None:
+    """[NT] Table 6: each student's baseline, and its noisy teacher at the best sigma."""
+    rows = []
+    for name, best, baseline in best_cells(sweep, summary):
+        paper = [text(sweep.paper[key].get(name)) for key in ("compression", "baseline", "best")]
+        size = best["runs"]["result"].iloc[0]["compression"]
+        own = [f"{baseline['mean']:.2f}", text(best["method.sigma"]), f"{best['mean']:.2f}"]
+        gap = interval(best["difference"], best["low"], best["high"])
+        rows.append([name, f"{size:.2f}", *own, gap, *paper])
     heads = ["student", "compression", "logit regression %", "best σ", "noisy teacher %"]
-    heads += ["to baseline [95 %]", "paper: compression", "logit regr. %", "noisy teacher %"]
-    return Table(f"{sweep.name}: the best σ by validation error", heads, rows)
+    heads += ["difference [95 %]", "paper: compression", "logit regr. %", "noisy teacher %"]
+    return Table(f"{sweep.name}: the best σ by validation error", heads, rows) if rows else None
 
 
-def best_cells(sweep: Sweep, block: Block) -> list[tuple[str, Cell, Cell]]:
-    """(student, its cell of the lowest mean validation error with noise, its baseline)."""
+def best_cells(
+    sweep: Sweep, summary: pd.DataFrame
+) -> list[tuple[str, pd.Series[Any], pd.Series[Any]]]:
+    """Return (student, its noisy cell of the lowest mean validation error, its baseline)."""
     found = []
     for name in sweep.axes.get("model@student", []) if "best" in sweep.paper else []:
-        cells = [
-            cell
-            for cell in block.cells
-            if cell.key["model@student"] == name and cell.key["method.sigma"] != 0 and cell.done
-        ]
-        baseline = block.baseline_of(Cell({"model@student": name}))
-        if cells and baseline is not None and baseline.done:
-            best = min(cells, key=lambda cell: _mean(cell.errors("val_error")))
-            found.append((str(name), best, baseline))
+        own = summary[(summary["model@student"] == name) & (summary["n"] > 0)]
+        noisy, clean = own[own["method.sigma"] != 0], own[own["is_baseline"]]
+        if len(noisy) and len(clean):
+            found.append((str(name), noisy.loc[noisy["val_error"].idxmin()], clean.iloc[0]))
     return found
 
 
-def tuned_table(block: Block) -> Table | None:
-    """With and without noise, each with the training settings that suit it best.
-
-    Both are chosen by the mean validation error; the errors shown are test errors.
-    """
-    axes = [axis for axis in block.cells[0].key if axis not in NOISE]
-    tuned = all(axis in TRAINING or axis.startswith("optimizer.") for axis in axes)
-    if not axes or not tuned or len(axes) == len(block.cells[0].key):
+def _tuned(summary: pd.DataFrame) -> Table | None:
+    """With and without noise, each with the training settings of its lowest validation error."""
+    settings = settings_of(summary)
+    others = [key for key in settings if key not in frame.NOISE]
+    tuned = all(key in TRAINING or key.startswith("optimizer.") for key in others)
+    done = summary[summary["val_error"].notna()]
+    plain = done["runs"].map(lambda members: bool(members["baseline"].all())).astype(bool)
+    clean, noisy = done[plain], done[~plain]
+    if not others or not tuned or len(others) == len(settings) or clean.empty or noisy.empty:
         return None
-    done = [cell for cell in block.cells if cell.errors("val_error")]
-    plain = [{run["method"] for run in cell.done.values()} == {"logit_regression"} for cell in done]
-    clean = [cell for cell, is_plain in zip(done, plain, strict=True) if is_plain]
-    noisy = [cell for cell, is_plain in zip(done, plain, strict=True) if not is_plain]
-    if not clean or not noisy:
-        return None
-    best = [min(cells, key=lambda c: _mean(c.errors("val_error"))) for cells in (clean, noisy)]
+    best = [cells.loc[cells["val_error"].idxmin()] for cells in (clean, noisy)]
+    errors = [frame.errors_by_seed(cell["runs"]) for cell in best]
     rows = []
     for name, cell in zip(("without noise", "with noise"), best, strict=True):
-        own = spread(cell.errors())
-        assert own is not None
-        row = [name, *map(text, cell.key.values()), f"{_mean(cell.errors('val_error')):.2f}"]
-        row += [f"{own.mean:.2f}", "" if own.deviation is None else f"{own.deviation:.2f}"]
-        pair = ["", ""] if cell is best[0] else _pair(paired(cell.errors(), best[0].errors()))
-        rows.append([*row, str(own.n), *pair])
-    heads = ["", *(SHORT.get(axis, axis) for axis in block.cells[0].key), "val. error %"]
-    heads += [*MEASURES[:3], "difference [95 %]", "p"]
-    return Table("Each at the settings of its lowest validation error", heads, rows)
+        row = [name, *(text(cell[key]) for key in settings), f"{cell['val_error']:.2f}"]
+        rows.append([*row, *_error(cell), str(cell["n"]), "", ""])
+    difference, low, high, p = paired(errors[1], errors[0])
+    rows[1][-2:] = [interval(difference, low, high), _p(p)]
+    heads = ["", *(SHORT.get(key, key) for key in settings), "val. error %", "error %", "n"]
+    title = "Each at the settings of its lowest validation error"
+    return Table(title, [*heads, "difference [95 %]", "p"], rows)
 
 
-def _mean(values: dict[int, float]) -> float:
-    found = spread(values)
-    return float("inf") if found is None else found.mean
-
-
-def _row(sweep: Sweep, block: Block, cell: Cell) -> list[str]:
-    own, baseline = spread(cell.errors()), block.baseline_of(cell)
-    clean = baseline.errors() if baseline is not None else {}
-    row = [text(one) for one in cell.key.values()]
-    if own is None:
-        kinds = [kind for kind in ("diverged", "failed") if cell.count(kind)]
-        row += [" and ".join(kinds) or "missing", "", "", "", "", ""]
-    else:
-        row += [f"{own.mean:.2f}", "" if own.deviation is None else f"{own.deviation:.2f}"]
-        row += [str(own.n)]
-        if block.is_baseline(cell):
-            row += ["baseline", "", ""]
-        else:
-            row += [_improvement(cell.errors(), clean), *_pair(paired(cell.errors(), clean))]
-    if sweep.paper and block.is_papers:
-        row += _paper(sweep, cell, None if own is None else own.mean)
-    return row
-
-
-def _improvement(errors: dict[int, float], clean: dict[int, float]) -> str:
-    """Relative, over the seeds that both have: (baseline - error) / baseline."""
-    seeds = errors.keys() & clean.keys()
-    base = sum(clean[seed] for seed in seeds)
-    return f"{100 * (base - sum(errors[s] for s in seeds)) / base:+.1f} %" if base else ""
-
-
-def _pair(pair: object) -> list[str]:
-    from noisy_kd.report.statistics import Paired
-
-    if not isinstance(pair, Paired):
-        return ["", ""]
-    if pair.low is None or pair.high is None or pair.p is None:
-        return [f"{pair.mean:+.2f}", ""]
-    p = "<0.001" if pair.p < 0.001 else f"{pair.p:.3f}"
-    return [f"{pair.mean:+.2f} [{pair.low:+.2f}, {pair.high:+.2f}]", p]
-
-
-def printed(sweep: Sweep, cell: Cell) -> float | None:
-    """The paper's number for a cell, in percent; None if it prints none."""
-    errors = {str(key): value for key, value in sweep.paper.get("error", {}).items()}
-    baseline = sweep.paper.get("baseline")
-    keys = [one for axis, one in cell.key.items() if axis != "model@student"]
-    name = cell.key.get("model@student")
-    if len(keys) != 1:
+def _cost(sweep: Sweep, table: pd.DataFrame) -> Table | None:
+    """What students cost beside their teacher ([NT] section 5.5): counted, and measured."""
+    paper = sweep.paper.get("compression")
+    done = [result for result in table["result"] if result["status"] == "done"]
+    if paper is None or not done:
         return None
-    if keys[0] in (0.0, "logit_regression", sweep.axes.get("method.teachers", [NotImplemented])[0]):
-        found = baseline.get(name) if isinstance(baseline, dict) else baseline
-    else:
-        found = errors.get(str(keys[0]))
-    return None if found is None else float(found)
+    first = done[0]
+    size = [f"{first[f'teacher_{key}']:,}" for key in ("multiplications", "parameters")]
+    megabytes = f"{4 * first['teacher_parameters'] / 1e6:.1f} MB"
+    rows = [[first["teacher"], size[0], "", "", size[1], "", megabytes, "", ""]]
+    for name in dict.fromkeys(result["student"] for result in done):
+        own = [result for result in done if result["student"] == name]
+        run, latency = own[0], next(filter(None, map(latency_of, own)), {})
+        ratio = run["teacher_parameters"] / run["parameters"]
+        row = [name, f"{run['multiplications']:,}", f"{run['compression']:.2f}"]
+        row += [text(paper.get(name)), f"{run['parameters']:,}", f"{ratio:.2f}"]
+        row += [f"{4 * run['parameters'] / 1e6:.1f} MB"]
+        rows.append([*row, *(_latency(latency, batch) for batch in (1, 64))])
+    heads = ["network", "multiplications", "ratio", "paper", "parameters", "ratio", "on disk"]
+    heads += ["latency of 1: ms (ratio)", "of 64"]
+    return Table(f"{sweep.name}: compression in real terms", heads, rows, [COST_NOTE])
 
 
-def _paper(sweep: Sweep, cell: Cell, measured: float | None) -> list[str]:
-    number, baseline = printed(sweep, cell), sweep.paper.get("baseline")
-    if number is None:
-        return ["", "", ""]
-    change = ""
-    if isinstance(baseline, float | int) and number != baseline:
-        change = f"{100 * (baseline - number) / baseline:+.1f} %"
-    difference = "" if measured is None else f"{measured - number:+.2f}"
-    return [f"{number:.2f}", change, difference]
+def latency_of(result: Result) -> Mapping[str, float]:
+    """Return the latencies measured beside a run; empty without."""
+    measured = result.get("latency")
+    if measured is None and "directory" in result:
+        measured = runs.read_json(Path(result["directory"]) / "latency.json")
+    return measured or {}
 
 
-def _gaps(block: Block) -> list[str]:
-    seeds, notes = block.seeds, []
-    for cell in block.cells:
-        where = _where(cell)
-        for kind in ("diverged", "failed"):
-            if cell.count(kind):
-                bad = [str(s) for s, run in cell.runs.items() if run["status"] == kind]
-                notes.append(f"{where}: {kind} with seed {', '.join(bad)}.")
-        missing = [str(seed) for seed in seeds if seed not in cell.runs]
-        if missing and cell.runs:
-            notes.append(f"{where}: missing with seed {', '.join(missing)}.")
-    return notes
-
-
-def text(value: Value | None) -> str:
-    """A value as people write it."""
-    return "" if value is None else f"{value:g}" if isinstance(value, float | int) else str(value)
+def _latency(latency: Mapping[str, float], batch: int) -> str:
+    times = [latency.get(f"{role}, torch, batch {batch}") for role in ("student", "teacher")]
+    return f"{times[0]:.2f} ({times[1] / times[0]:.1f})" if times[0] and times[1] else "-"
 
 
 def as_markdown(table: Table) -> str:
-    """GitHub's tables."""
-    lines = [f"### {table.title}", "", _bar(table.heads), _bar(["---"] * len(table.heads))]
-    lines += [_bar(row) for row in table.rows]
-    return "\n".join([*lines, "", *(f"{note}  " for note in table.notes)])
+    """Return a table of GitHub's Markdown."""
+
+    def bar(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    lines = [f"### {table.title}", ""]
+    if table.rows:
+        lines += [bar(table.heads), bar(["---"] * len(table.heads)), *map(bar, table.rows), ""]
+    return "\n".join([*lines, *(f"{note}  " for note in table.notes)])
 
 
 def as_html(table: Table) -> str:
-    """One HTML table, without a page around it."""
-    head = "".join(f"<th>{html.escape(one)}</th>" for one in table.heads)
-    rows = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(one)}</td>" for one in row) + "</tr>"
-        for row in table.rows
-    )
+    """Return an HTML table, without a page around it."""
+    rows = pd.DataFrame(table.rows, columns=table.heads).to_html(index=False, border=0)
     notes = "\n".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
-    caption = f"<caption>{html.escape(table.title)}</caption>"
-    return f"<table>\n{caption}\n<tr>{head}</tr>\n{rows}\n</table>\n{notes}"
+    return f"<h3>{html.escape(table.title)}</h3>\n{rows}\n{notes}"
 
 
 def as_csv(table: Table) -> str:
-    """Headings and rows; the last column says which table it is."""
+    """Return headings and rows; the last column says which table it is."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*table.heads, "table"])
@@ -317,23 +318,28 @@ def as_csv(table: Table) -> str:
 
 
 def show(table: Table) -> None:
-    """Print it on the terminal."""
+    """Print a table on the terminal, 100 columns wide elsewhere."""
+    from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable(title=table.title, title_justify="left")
+    shown = RichTable(
+        title=escape(table.title),
+        title_justify="left",
+        pad_edge=False,
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
     for i, head in enumerate(table.heads):
-        shown.add_column(head, justify="left" if i == 0 else "right")
+        is_text = i == 0 or any(len(row[i]) > 40 for row in table.rows)
+        shown.add_column(head, justify="left" if is_text else "right", overflow="fold")
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(escape, row))
     console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    with console.capture() as captured:  # rich would end the program if whoever reads stopped
+    console = console if console.is_terminal else Console(width=100)
+    with console.capture() as captured:  # rich would end the program if the reader stopped
         console.print(shown)
         for note in table.notes:
-            console.print(note, style="dim", highlight=False)
+            console.print(note, style="dim", highlight=False, markup=False)
     print(captured.get(), end="")
-
-
-def _bar(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

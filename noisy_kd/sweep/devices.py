@@ -18,8 +18,8 @@ from noisy_kd.sweep import part as work
 from noisy_kd.sweep.grid import Part
 
 if TYPE_CHECKING:
-    from noisy_kd.callbacks.progress import Watch
     from noisy_kd.sweep.progress import SweepBar
+    from noisy_kd.training.callbacks.progress import Watch
 
 DIED = "its process was killed{}; the machine may lack memory: try a smaller max_stack"
 
@@ -80,12 +80,10 @@ class _Worker:
     part: Part | None = None
 
     def give(self, part: Part) -> None:
-        from noisy_kd.training import hardware
-
         if self.process is None or not self.process.is_alive():
             spawn = get_context("spawn")
             self.pipe, theirs = spawn.Pipe()
-            arguments = (self.device, self.threads, theirs, hardware.bf16_speeds)
+            arguments = (self.device, self.threads, theirs)
             self.process = spawn.Process(target=_serve, args=arguments, daemon=True)
             self.process.start()
             theirs.close()
@@ -162,21 +160,15 @@ def _by(exitcode: int | None) -> str:
     return f" ({signal.Signals(-exitcode).name})"
 
 
-def _serve(device: str, threads: int, pipe: Connection, bf16_speeds: dict[str, float]) -> None:
-    """A worker's life: train part after part; end when the sweep's process has ended.
-
-    ``bf16_speeds``: what :mod:`noisy_kd.training.hardware` has found, not to be tried again.
-    """
+def _serve(device: str, threads: int, pipe: Connection) -> None:
+    """Train part after part in a worker process; end when the sweep's process has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep's process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if device not in ("cpu", "mps"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     import torch
 
-    from noisy_kd.training import hardware
-
     torch.set_num_threads(threads)
-    hardware.bf16_speeds.update(bf16_speeds)
 
     def send(kind: str, content: Any) -> None:
         try:

@@ -7,6 +7,7 @@ value, status.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,17 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from noisy_kd import command, runs
 from noisy_kd import config as configuration
+from noisy_kd import runs
 from noisy_kd.config import Config
 from noisy_kd.errors import InputError, TrainingError
-from noisy_kd.identity import config_hash
+from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep import grid
 from noisy_kd.sweep.grid import Part
 from noisy_kd.sweep.progress import SweepBar
 
 if TYPE_CHECKING:
-    from noisy_kd.plugins.hydra_plugins.noisy_kd_stacked import StackedLauncher
+    from noisy_kd.sweep.plugins.hydra_plugins.noisy_kd_stacked import StackedLauncher
 
 log = logging.getLogger(__name__)
 
@@ -76,15 +77,16 @@ def launch(
     ours = [job for job in jobs if job.config is not None]
     if _is_search(hydra) and any(job.config and job.config.data.val_size == 0 for job in ours):
         raise InputError("data.val_size=0: a search needs validation images to judge by.")
+    name = _record(hydra, ours) if ours else ""
     failed = _train(ours, train) if ours else {}
     returns = []
     for job in jobs:
         returns.append(_replay(launcher, job, failed))
         configure_log(hydra.hydra_logging, hydra.verbose)
     if ours:
-        _show_table(hydra, ours)
+        _show_table(hydra, ours, name)
     try:
-        _refuse_silence(ours, failed)
+        _raise_if_failed(ours, failed)
     except TrainingError as error:
         if not _is_search(hydra):
             raise
@@ -144,7 +146,7 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
         return train(groups, bar)
     except InputError:
         for job in todo.values():
-            command.remove_if_untouched(job.directory)
+            runs.remove_if_untouched(job.directory)
         raise
 
 
@@ -175,7 +177,7 @@ def _replay(launcher: StackedLauncher, job: Job, failed: dict[str, str]) -> JobR
         def task(_: DictConfig) -> float | None:
             if str(job.directory) in failed:
                 raise TrainingError(f"{job.directory}: {failed[str(job.directory)]}")
-            return command.outcome(job.directory)
+            return runs.outcome(job.directory)
 
     return run_job(
         hydra_context=launcher.hydra_context,
@@ -186,28 +188,37 @@ def _replay(launcher: StackedLauncher, job: Job, failed: dict[str, str]) -> JobR
     )
 
 
-def _show_table(hydra: DictConfig, jobs: list[Job]) -> None:
-    """The sweep's table beside the paper's, of its own runs."""
+def _record(hydra: DictConfig, jobs: list[Job]) -> str:
+    """Append the jobs to the record that reports read, and return the sweep's name."""
     from noisy_kd.report import sweeps
-    from noisy_kd.report.page import report
-    from noisy_kd.report.tables import plain_table, show
 
-    if hydra.job.config_name in sweeps.names():
-        own = [runs.read_result(job.directory) for job in jobs]
-        found = [result for result in own if result is not None]
-        made = report(sweeps.read(hydra.job.config_name), found, own=True)
-        for table in made:
-            show(table)
-        if any("tensorboard" in job.config.logger for job in jobs if job.config):
-            from noisy_kd.dashboard import add_sweep
-
-            add_sweep(Path(str(hydra.sweep.dir)), hydra.job.config_name, made)
-    elif not _is_search(hydra):
-        show(plain_table([(job.directory.name, runs.read_result(job.directory)) for job in jobs]))
+    name = str(hydra.job.config_name)
+    name = name if name in sweeps.names() else sweeps.CUSTOM
+    folder = Path(str(hydra.sweep.dir))
+    places = [os.path.relpath(job.directory, folder) for job in jobs]
+    own = [list(job.cfg.hydra.overrides.task) for job in jobs]
+    sweeps.record(folder, name, zip(places, own, strict=True))
+    return name
 
 
-def _refuse_silence(jobs: list[Job], failed: dict[str, str]) -> None:
-    """Name what came to nothing.
+def _show_table(hydra: DictConfig, jobs: list[Job], name: str) -> None:
+    """Print the table of the jobs, and write it for TensorBoard."""
+    from noisy_kd.report import dashboard, sweeps, tables
+
+    own = {job.directory.name: runs.read_result(job.directory) for job in jobs}
+    if name == sweeps.CUSTOM:
+        if not _is_search(hydra):
+            tables.show(tables.plain_table(list(own.items())))
+        return
+    made = tables.report(sweeps.read(name), [result for result in own.values() if result])
+    for table in made:
+        tables.show(table)
+    if any("tensorboard" in job.config.logger for job in jobs if job.config):
+        dashboard.add_sweep(Path(str(hydra.sweep.dir)), name, made)
+
+
+def _raise_if_failed(jobs: list[Job], failed: dict[str, str]) -> None:
+    """Name the runs that failed.
 
     Raises:
         TrainingError: if anything did.
@@ -224,4 +235,4 @@ def _refuse_silence(jobs: list[Job], failed: dict[str, str]) -> None:
             wrong[name] = "diverged, try a smaller optimizer.lr"
     if wrong:
         listed = "; ".join(f"{name} ({why})" for name, why in wrong.items())
-        raise TrainingError(f"{len(wrong)} of {len(jobs)} runs came to nothing: {listed}.")
+        raise TrainingError(f"{len(wrong)} of {len(jobs)} runs failed: {listed}.")

@@ -13,12 +13,12 @@ from filelock import FileLock
 
 from noisy_kd import runs
 from noisy_kd.errors import InputError, TrainingError
-from noisy_kd.identity import config_hash
+from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep.grid import Part
 
 if TYPE_CHECKING:
-    from noisy_kd.callbacks.progress import Watch
     from noisy_kd.data import ImageDataModule
+    from noisy_kd.training.callbacks.progress import Watch
 
 
 def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]]:
@@ -35,27 +35,28 @@ def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]
     Raises:
         InputError: if the data cannot be read, or a network does not fit: before any training.
     """
-    from noisy_kd.training import run
-    from noisy_kd.training.shared import share_images
+    from noisy_kd.training import stages
+    from noisy_kd.training.shared_images import share_images
 
     read: dict[str, ImageDataModule] = {}
     checked = []
     for group in groups:
-        kind = repr(group.configs[0].data)
-        read[kind], numerics = run.ready(group.configs, read.get(kind))
-        checked.append((group, read[kind], numerics))
+        settings = repr(group.configs[0].data)
+        prepared = stages.prepare(group.configs, read.get(settings))
+        read[settings] = prepared.data
+        checked.append((group, prepared))
     ready: list[Part] = []
     failed: dict[str, str] = {}
-    for group, data, numerics in checked:
-        data.to(numerics.device)
-        first = group.configs[0]
+    for group, prepared in checked:
+        data, first = prepared.data, group.configs[0]
+        data.to(prepared.numerics.device)
         try:
-            run.teaching(first, data, numerics, group.directories[0] / "teacher")
+            stages.teacher_outputs(prepared, group.directories[0] / "teacher")
         except InputError:
             raise
         except Exception as error:
             fail(group, error)
-            failed |= dict.fromkeys(map(str, group.directories), told(error))  # forced ones too
+            failed |= dict.fromkeys(map(str, group.directories), message(error))  # forced ones too
             continue
         for config, directory in zip(group.configs, group.directories, strict=True):
             if config.force:  # now that nothing is known to be wrong
@@ -88,9 +89,9 @@ def train(part: Part, watch: Watch | None = None) -> dict[str, str]:
 
 def fail(part: Part, error: BaseException) -> dict[str, str]:
     """Write down that these runs failed, but for finished ones; returns directory -> error."""
-    from noisy_kd.training.run import write_failed
+    from noisy_kd.training.stages import write_failed
 
-    text = trace = told(error)
+    text = trace = message(error)
     if not isinstance(error, (InputError, TrainingError)):
         trace = "".join(traceback.format_exception(error))
     failed = {}
@@ -104,15 +105,15 @@ def fail(part: Part, error: BaseException) -> dict[str, str]:
     return failed
 
 
-def told(error: BaseException) -> str:
-    """An error in a line; our own ones say it all."""
+def message(error: BaseException) -> str:
+    """Return an error in a line; those of this project without their type."""
     own = isinstance(error, (InputError, TrainingError))
     return str(error) if own else f"{type(error).__name__}: {error}"
 
 
 def _train(part: Part, watch: Watch | None) -> None:
-    from noisy_kd.training.run import run
-    from noisy_kd.training.shared import shared_data
+    from noisy_kd.training.shared_images import shared_data
+    from noisy_kd.training.stages import run
 
     with ExitStack() as locks:
         for directory in sorted(part.directories):  # in one order, so that none waits in a ring
@@ -131,7 +132,7 @@ def _train(part: Part, watch: Watch | None) -> None:
 
 def _by_saved_epoch(part: Part) -> list[Part]:
     """A stack goes on from one epoch: interrupted runs beside those as far as they."""
-    from noisy_kd.callbacks.resume import saved_epoch
+    from noisy_kd.training.callbacks.resume import saved_epoch
 
     found: dict[int, Part] = {}
     for config, directory in zip(part.configs, part.directories, strict=True):

@@ -18,7 +18,7 @@ from typing import Any
 
 from noisy_kd import runs
 from noisy_kd.errors import InputError, TrainingError
-from noisy_kd.identity import config_hash
+from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep import grid
 from noisy_kd.sweep import part as work
 from noisy_kd.sweep.grid import Part

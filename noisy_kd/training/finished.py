@@ -13,7 +13,7 @@ from noisy_kd.config import Config
 from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.runs import TEACHER_LOGITS
-from noisy_kd.training import assembly, run
+from noisy_kd.training import build
 
 
 def load_config(directory: str | Path) -> Config:
@@ -34,7 +34,7 @@ def load_data(directory: str | Path) -> ImageDataModule:
     Raises:
         InputError: if the files are not there any more.
     """
-    return assembly.data_module(load_config(directory))
+    return build.data_module(load_config(directory))
 
 
 def teacher_test_logits(directory: str | Path) -> Tensor | None:
@@ -49,9 +49,9 @@ def teacher_test_logits(directory: str | Path) -> Tensor | None:
     return logits
 
 
-def untrained_teacher(directory: str | Path, data: ImageDataModule) -> nn.Sequential | None:
-    """The network of the run's (first) teacher; None for a method without one."""
+def untrained_teacher(directory: str | Path, data: ImageDataModule) -> nn.Module | None:
+    """Return the network of the run's (first) teacher; None for a method without one."""
     settings = load_config(directory)
-    if not assembly.method(settings).has_teacher:
+    if not build.method(settings).has_teacher:
         return None
-    return run.teacher_nets(settings, data)[0].eval().requires_grad_(False)
+    return build.teachers(settings, data)[0].eval().requires_grad_(False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noisy_kd.method.family import Hint
+from noisy_kd.method.methods import Hint
 from noisy_kd.model.network import initialise, upto
 
 
@@ -32,6 +32,7 @@ class HintStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """1/2 ||r(student's layer) - teacher's layer||^2: channels summed, mean over pixels."""
         teacher, student = self.parts
+        teacher.to(x.device)
         with torch.no_grad():
             hint = _as_image(teacher(x))
         guided = _as_image(student(x))
@@ -47,8 +48,8 @@ def _as_image(features: Tensor) -> Tensor:
 
 def hint_stage(
     hint: Hint,
-    teacher: nn.Sequential,
-    student: nn.Sequential,
+    teacher: nn.Module,
+    student: nn.Module,
     input_shape: tuple[int, int, int],
     seed: int,
 ) -> HintStage:

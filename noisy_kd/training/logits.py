@@ -1,97 +1,317 @@
-"""Stage 2: the teacher's logits of every view of every image, computed once and kept."""
+"""The teacher's logits of every view of every image, computed once and kept in the store.
+
+Shapes: N samples, M images, V views of each, T teachers, C classes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning import LightningDataModule
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
-from noisy_kd.data import ImageDataModule, keyed_generator, loader
-from noisy_kd.evaluation import predict_logits
+from noisy_kd.data import ImageDataModule, ImageDataset, WithColumns, keyed_generator, loader
+from noisy_kd.method.methods import Method
 from noisy_kd.model.layers import set_dropout_generator
-from noisy_kd.model.network import notation_of
-from noisy_kd.training import store
+from noisy_kd.model.network import architecture, logits_of, with_active_dropout
+from noisy_kd.runs import store as stores
 
 log = logging.getLogger(__name__)
 
 
-def cached_logits(teacher: nn.Sequential, data: ImageDataModule, folder: Path) -> dict[str, Tensor]:
-    """The teacher's logits, float32, in eval mode, from the store or made for it.
+class CachedLogits(LightningDataModule):
+    """A data module that adds the teacher's logits: its mini-batches are ``(x, y, z)``.
+
+    The logits are computed once, in eval mode, and kept in a store that is keyed by the images and
+    the teacher's weights. z is [B, C]; [B, T, C] for a method that draws one of T.
 
     Args:
-        teacher: the trained teacher, on the device of the images.
+        data: yields ``(x, y)``; the views of its images must be repeatable.
+        teacher: one module or several.
+        store: folder of the store.
+        method: draws the noise that is drawn once (``resample=once``), and the teacher's passes
+            (``passes=M``); None for neither.
+        seed: of that noise; the ``seed`` of the Distiller.
+
+    Raises:
+        ValueError: from ``setup``, if a batch that is read twice differs (random augmentation).
+        TypeError: from ``setup``, if the data module yields no mini-batches of indexed samples.
+
+    Example:
+        >>> import tempfile
+        >>> from noisy_kd import CachedLogits, DigitsDataModule, network
+        >>> teacher = network("FC64-FC10", (1, 8, 8))
+        >>> data = CachedLogits(DigitsDataModule(), teacher, store=tempfile.mkdtemp())
+        >>> data.prepare_data()
+        >>> data.setup()
+        >>> x, y, z = next(iter(data.train_dataloader()))
+        >>> z.shape
+        torch.Size([64, 10])
+    """
+
+    def __init__(
+        self,
+        data: LightningDataModule,
+        teacher: nn.Module | Sequence[nn.Module],
+        store: str | Path = ".cache/store",
+        method: Method | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
+        self.teachers = [one.eval().requires_grad_(False) for one in teachers]
+        self.data, self.store, self.method, self.seed = data, Path(store), method, seed
+
+    def prepare_data(self) -> None:
+        self.data.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data and compute the logits, or find them in the store."""
+        self.data.setup(stage or "fit")
+        if self.trainer is not None:
+            for teacher in self.teachers:
+                teacher.to(self.trainer.strategy.root_device)
+        if isinstance(self.data, ImageDataModule):
+            self._train, self._test = stacked_logits(
+                self.teachers, self.data, self.store, self.method
+            )
+        elif self.method is not None and self.method.passes:
+            raise ValueError("passes=M: only for the data modules of noisy_kd.")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Mini-batches of the training samples, in the data module's own order."""
+        return self._with_logits(self.data.train_dataloader(), self._fixed_target)
+
+    def val_dataloader(self) -> Any:
+        """The validation set, with the logits without noise."""
+        return self._with_clean_logits(self.data.val_dataloader())
+
+    def test_dataloader(self) -> Any:
+        """The test set, with the logits without noise."""
+        return self._with_clean_logits(self.data.test_dataloader())
+
+    def predict_dataloader(self) -> Any:
+        """The batches of the data module, without logits."""
+        return self.data.predict_dataloader()
+
+    def _fixed_target(self, z_NTC: Tensor) -> Tensor:
+        if self.method is None:
+            return z_NTC[:, 0] if z_NTC.shape[1] == 1 else z_NTC
+        return self.method.fixed_target(z_NTC, keyed_generator(self.seed, "frozen noise"))
+
+    def _clean_target(self, z_NTC: Tensor) -> Tensor:
+        if self.method is None:
+            return z_NTC[:, 0] if z_NTC.shape[1] == 1 else z_NTC
+        return self.method.clean_target(z_NTC)
+
+    def _with_clean_logits(self, loaders: Any) -> Any:
+        if isinstance(loaders, list | tuple):
+            return [self._with_logits(one, self._clean_target) for one in loaders]
+        return self._with_logits(loaders, self._clean_target)
+
+    def _with_logits(
+        self, given: DataLoader[Any], target: Callable[[Tensor], Tensor]
+    ) -> DataLoader[Any]:
+        """Return the loader with another column."""
+        dataset = given.dataset
+        if isinstance(dataset, ImageDataset) and isinstance(self.data, ImageDataModule):
+            is_test = dataset.pixels is self.data.test_images.pixels
+            z_NTC = (self._test if is_test else self._train)[dataset.logit_index().cpu()]
+            more = WithColumns(dataset, target(z_NTC))
+            return DataLoader(more, sampler=given.sampler, batch_size=None)
+        z_NTC = torch.stack([_of_loader(one, given, self.store) for one in self.teachers], dim=1)
+        return _with_column(given, target(z_NTC))
+
+
+def stacked_logits(
+    teachers: Sequence[nn.Module], data: ImageDataModule, folder: Path, method: Method | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the teachers' logits of all views, [V * M, T, C], and of the test images, [N, T, C].
+
+    For a method with passes T is one more than their number: the pass without dropout comes first.
+
+    Args:
+        teachers: trained, on any device.
+        data: the images, set up.
+        folder: of the store.
+        method: with the passes; None for none.
+    """
+    each = [cached_logits(teacher, data, folder) for teacher in teachers]
+    train, test = (torch.stack([one[part] for one in each], dim=1) for part in ("train", "test"))
+    if method is not None and method.passes and method.teacher_dropout is not None:
+        fickle = with_active_dropout(teachers[0], method.teacher_dropout.probability)
+        train = torch.cat([train, cached_passes(fickle, method.passes, data, folder)], dim=1)
+    return train, test
+
+
+def cached_logits(teacher: nn.Module, data: ImageDataModule, folder: Path) -> dict[str, Tensor]:
+    """Return the teacher's logits, float32, in eval mode, from the store or computed for it.
+
+    Args:
+        teacher: the trained teacher.
         data: the images and their preprocessing.
-        folder: the store.
+        folder: of the store.
 
     Returns:
         ``train``: of all V views of all M images that may be trained on, [V * M, C], view after
-        view, held-out images included; ``test``: of the test images, [N, C]. The same tensors bit
-        for bit whenever they are asked for.
+        view, the validation set included; ``test``: of the test images, [N, C]. The same tensors
+        bit for bit whenever they are asked for.
     """
-    made_by = {
-        "layers": notation_of(teacher),
-        "weights": weights_digest(teacher),
-        "data": data.name,
-        "images": [data.digest, data.test_digest],
-        "preprocessing": weights_digest(data.preprocessing) + type(data.preprocessing).__name__,
-        "views": data.views,
-    }
+    made_by = _made_by(teacher, data) | {"images": [data.digest, data.test_digest]}
 
     def make(_: Path) -> dict[str, object]:
         log.info("Computing the teacher's logits of all %d samples, once.", len(data.all_views()))
         tensors = {
             "train": predict_logits(teacher, data.all_views()),
-            "test": predict_logits(teacher, data.test_table()),
+            "test": predict_logits(teacher, data.test_set()),
         }
         return {"tensors": tensors, "facts": {"samples": len(data.all_views())}}
 
-    tensors, _ = store.get_or_make(folder, "logits", made_by, make)
+    tensors, _ = stores.get_or_make(folder, "logits", made_by, make)
     return tensors
 
 
-def cached_passes(
-    fickle: nn.Sequential, passes: int, data: ImageDataModule, folder: Path
-) -> Tensor:
-    """The logits of a teacher whose dropout is active, [V * M, passes, C], each pass kept.
+def cached_passes(fickle: nn.Module, passes: int, data: ImageDataModule, folder: Path) -> Tensor:
+    """Return the logits of a teacher with active dropout, [V * M, passes, C], each pass kept.
 
     Args:
         fickle: as :func:`noisy_kd.model.network.with_active_dropout` makes it.
         passes: how many.
         data: the images.
-        folder: the store.
+        folder: of the store.
     """
-    device = next(fickle.parameters()).device
-    made_by = {
-        "layers": notation_of(fickle),
-        "weights": weights_digest(fickle),
-        "images": data.digest,
-        "data": data.name,
-        "preprocessing": weights_digest(data.preprocessing) + type(data.preprocessing).__name__,
-        "views": data.views,
-        "dropout": True,
-        "device": device.type,  # its generator draws other masks than another's
-    }
+    device = _device(fickle)
+    made_by = _made_by(fickle, data) | {"images": data.digest, "dropout": True}
+    made_by["device"] = device.type  # its generator draws other masks than another's
 
     def make(number: int) -> dict[str, object]:
         set_dropout_generator(fickle, keyed_generator(number, "teacher pass", device=device))
-        with torch.no_grad():
-            logits = [fickle(x).float().cpu() for x, _, _ in loader(data.all_views(), 500)]
-        return {"tensors": {"train": torch.cat(logits)}, "facts": {"pass": number}}
+        return {"tensors": {"train": _pass(fickle, data.all_views())}, "facts": {"pass": number}}
 
     each = [
-        store.get_or_make(folder, "logits", {**made_by, "pass": n}, lambda _, n=n: make(n))[0]  # type: ignore[misc]
+        stores.get_or_make(folder, "logits", {**made_by, "pass": n}, lambda _, n=n: make(n))[0]  # type: ignore[misc]
         for n in range(passes)
     ]
     return torch.stack([one["train"] for one in each], dim=1)
 
 
+def predict_logits(net: nn.Module, dataset: ImageDataset) -> Tensor:
+    """Return the net's logits of every sample, in order, float32 [N, C], on the CPU.
+
+    They are computed in eval mode; the net's mode is then what it was before.
+    """
+    was_training = net.training
+    logits = _pass(net.eval(), dataset)
+    net.train(was_training)
+    return logits
+
+
 def weights_digest(net: nn.Module) -> str:
-    """Fingerprint of a net's weights and buffers, names included."""
+    """Return a fingerprint of a net's weights and buffers, names included."""
     fingerprint = hashlib.sha256()
     for name, tensor in net.state_dict().items():
         fingerprint.update(f"{name}{tuple(tensor.shape)}".encode())
         fingerprint.update(tensor.detach().cpu().to(torch.float32).contiguous().numpy())
     return fingerprint.hexdigest()[:16]
+
+
+@torch.no_grad()
+def _pass(net: nn.Module, dataset: ImageDataset, batch_size: int = 500) -> Tensor:
+    device = _device(net)
+    batches = loader(dataset, batch_size)
+    return torch.cat([logits_of(net(x.to(device))).float().cpu() for x, _ in batches])
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
+
+
+def _made_by(teacher: nn.Module, data: ImageDataModule) -> dict[str, Any]:
+    preprocessing = data.preprocessing
+    return {
+        "layers": architecture(teacher),
+        "weights": weights_digest(teacher),
+        "data": data.name,
+        "preprocessing": weights_digest(preprocessing) + type(preprocessing).__name__,
+        "views": data.views,
+    }
+
+
+# Data modules of other projects
+
+
+def _of_loader(teacher: nn.Module, given: DataLoader[Any], folder: Path) -> Tensor:
+    """Return the teacher's logits [N, C] of a loader's samples, in the order of its dataset."""
+    batches = _in_order(given)
+    _check_repeatable(batches)
+    digest = hashlib.sha256()
+    for x, *_ in batches:
+        digest.update(f"{x.dtype}{tuple(x.shape)}".encode())
+        digest.update(x.contiguous().view(torch.uint8).numpy())
+    made_by = {"layers": architecture(teacher), "weights": weights_digest(teacher), "data": ""}
+    made_by["images"] = digest.hexdigest()
+
+    @torch.no_grad()
+    def make(_: Path) -> dict[str, object]:
+        log.info("Computing the teacher's logits of %d samples, once.", len(given.dataset))  # type: ignore[arg-type]
+        device = _device(teacher)
+        logits = [logits_of(teacher(x.to(device))).float().cpu() for x, *_ in batches]
+        return {"tensors": {"logits": torch.cat(logits)}, "facts": {"samples": len(batches)}}
+
+    logits: Tensor = stores.get_or_make(folder, "logits", made_by, make)[0]["logits"]
+    return logits
+
+
+def _in_order(given: DataLoader[Any]) -> DataLoader[Any]:
+    """Return a loader of the same samples in the order of the dataset."""
+    indexed = hasattr(given.dataset, "__len__") and not isinstance(given.dataset, IterableDataset)
+    if not indexed or given.batch_sampler is None:
+        raise TypeError("CachedLogits needs a DataLoader with mini-batches of an indexed dataset.")
+    return DataLoader(
+        given.dataset,
+        batch_size=given.batch_size or 64,
+        num_workers=given.num_workers,
+        collate_fn=given.collate_fn,
+    )
+
+
+def _check_repeatable(batches: DataLoader[Any]) -> None:
+    (first, *_), (again, *_) = next(iter(batches)), next(iter(batches))
+    if not torch.equal(first, again):
+        raise ValueError(
+            "the same images were read twice and differ: with random augmentation the teacher must "
+            "be asked at each step, Distiller(student, teacher) without CachedLogits."
+        )
+
+
+def _with_column(given: DataLoader[Any], z: Tensor) -> DataLoader[Any]:
+    dataset: Dataset[Any] = WithColumns(given.dataset, z)
+    if type(given.batch_sampler) is BatchSampler:
+        batches: dict[str, Any] = {
+            "batch_size": given.batch_size,
+            "sampler": given.sampler,
+            "drop_last": given.drop_last,
+        }
+    else:
+        batches = {"batch_sampler": given.batch_sampler}
+    return DataLoader(
+        dataset,
+        num_workers=given.num_workers,
+        collate_fn=partial(_collate, given.collate_fn),
+        pin_memory=given.pin_memory,
+        persistent_workers=given.persistent_workers,
+        generator=given.generator,
+        **batches,
+    )
+
+
+def _collate(collate: Callable[[list[Any]], Any], items: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    x, y = collate([item[:-1] for item in items])
+    return x, y, torch.stack([item[-1] for item in items])

@@ -1,4 +1,4 @@
-"""Stage 1: the teacher, trained once with cross-entropy, or loaded from one's own checkpoint."""
+"""Stage 1: the teacher, trained once with cross-entropy, or loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,57 +12,62 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisy_kd.callbacks import BestEpoch, Resume, RunLogs
-from noisy_kd.callbacks.logs import close
-from noisy_kd.config import Config, Teacher, network_name
-from noisy_kd.data import ImageDataModule
+from noisy_kd.config import Config
+from noisy_kd.data import ImageDataModule, loader
 from noisy_kd.errors import InputError, TrainingError
-from noisy_kd.method import family
-from noisy_kd.method.noise import RandomShift
+from noisy_kd.method import methods
+from noisy_kd.method.noise import RandomLabels, RandomShift
 from noisy_kd.model.batch_norm import folded, with_batch_norm
-from noisy_kd.model.network import build, notation_of
-from noisy_kd.runs import OMITTED_AT_DEFAULT
-from noisy_kd.training import assembly, store
-from noisy_kd.training.hardware import Numerics
-from noisy_kd.training.learner import Learner, Member, fit
+from noisy_kd.model.network import architecture, draws_globally
+from noisy_kd.runs import store
+from noisy_kd.training import build
+from noisy_kd.training.callbacks import BestEpoch, Resume, RunLogs
+from noisy_kd.training.callbacks.logs import close
+from noisy_kd.training.distiller import Distiller
+from noisy_kd.training.fit import fit
+from noisy_kd.training.numerics import Numerics
+from noisy_kd.training.samples import TrainingSamples
+from noisy_kd.training.stack import StudentStack
 
 log = logging.getLogger(__name__)
 
 
 def trained_teacher(
     config: Config,
+    net: nn.Module,
+    name: str,
     data: ImageDataModule,
     numerics: Numerics,
+    label_noise: RandomLabels | None,
     logs: Path,
-    layers: str | None = None,
-) -> nn.Sequential:
-    """The frozen teacher: from ``teacher.checkpoint``, from the store, or trained for the store.
+) -> nn.Module:
+    """Return the frozen teacher: from a checkpoint, from the store, or trained for the store.
 
     Args:
         config: of the run; its teacher, data and precision decide the teacher.
+        net: the untrained teacher.
+        name: what it is called.
         data: the images.
-        numerics: how nets are computed.
-        logs: where the curves of its training go.
-        layers: of one of several teachers; None for ``teacher.layers``.
+        numerics: how networks are computed.
+        label_noise: of the labels it is trained on, in a method that has it.
+        logs: folder of the curves of its training.
 
     Returns:
         The teacher on the device, in eval mode, without gradients.
 
     Raises:
-        InputError: if the network does not fit the data or the checkpoint.
+        InputError: if the network does not fit the checkpoint.
+        TrainingError: if its loss is no longer finite.
     """
-    fitting = assembly.layers_for(layers or config.teacher.layers, len(data.classes))
-    net = build(fitting, data.input_shape, len(data.classes), config.teacher.seed)
     if config.teacher.checkpoint is not None:
         weights = read_checkpoint(Path(config.teacher.checkpoint), net)
     else:
-        name = network_name(layers or config.teacher.layers)
-        weights = _from_store(config, data, numerics, net, logs, name)
+        weights = _from_store(config, net, name, data, numerics, label_noise, logs)
     net.load_state_dict(weights)
     return frozen(net).to(numerics.device)
 
 
-def frozen(net: nn.Sequential) -> nn.Sequential:
+def frozen(net: nn.Module) -> nn.Module:
     """The net in eval mode, none of its weights open to gradients."""
     return net.eval().requires_grad_(False)
 
@@ -91,9 +96,7 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
             f"teacher.checkpoint={file} holds not only tensors ({', '.join(others[:3])}): "
             "save the state dict alone, torch.save(net.state_dict(), FILE)."
         )
-    inner = net[0] if isinstance(net, nn.Sequential) else net
-    whole = hasattr(inner, "import_path")  # not of the notation: the file has it without "0."
-    expected = (inner if whole else net).state_dict()
+    expected = net.state_dict()
     first = next(iter(expected))
     prefix = next((name[: -len(first)] for name in weights if name.endswith(first)), "")
     found = {name: weights.get(prefix + name) for name in expected}
@@ -101,35 +104,36 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
         if value is None or value.shape != expected[name].shape:
             there = "nothing" if value is None else tuple(value.shape)
             raise InputError(
-                f"teacher.checkpoint={file} is of another architecture than teacher.layers: "
-                f"{name} should be {tuple(expected[name].shape)}, the file has {there}."
+                f"teacher.checkpoint={file} is of another architecture than the teacher: {name} "
+                f"should be {tuple(expected[name].shape)}, the file has {there}."
             )
         if not value.isfinite().all():
             raise InputError(f"teacher.checkpoint={file}: {name} holds values that are not finite.")
-    pattern = re.escape(prefix) + ("" if whole else r"\d+\.")
+    # Beside a network in the paper's notation, with numbers for names, a file may hold others.
+    pattern = re.escape(prefix) + (r"\d+\." if type(net) is nn.Sequential else "")
     extra = [
         name for name in weights if re.match(pattern, name) and name[len(prefix) :] not in expected
     ]
     if extra:
         raise InputError(
-            f"teacher.checkpoint={file} is of another architecture than teacher.layers, which has "
-            f"no {extra[0]}."
+            f"teacher.checkpoint={file} is of another architecture than the teacher, which has no "
+            f"{extra[0]}."
         )
-    return {f"0.{name}" if whole else name: one for name, one in found.items()}  # type: ignore[misc]
+    return found  # type: ignore[return-value]
 
 
 def _from_store(
     config: Config,
+    net: nn.Module,
+    name: str,
     data: ImageDataModule,
     numerics: Numerics,
-    net: nn.Sequential,
+    label_noise: RandomLabels | None,
     logs: Path,
-    name: str,
 ) -> dict[str, Tensor]:
-    made_by = _made_by(config.teacher, net, data, numerics, config.deterministic)
-    messy = assembly.method(config).teacher_labels
-    if messy is not None:
-        made_by["random_labels"] = messy.rate
+    made_by = _made_by(config, net, data, numerics)
+    if label_noise is not None:
+        made_by["random_labels"] = label_noise.rate
 
     origin = "from the store"
 
@@ -137,67 +141,63 @@ def _from_store(
         nonlocal origin
         origin = "trained"
         log.info("Training the teacher %s: the store has none of these settings.", name)
-        return _train(config, data, numerics, net, work, logs)
+        return _train(config, net, data, numerics, label_noise, work, logs)
 
     weights, facts = store.get_or_make(Path(config.store), "teacher", made_by, make)
-    log.info("Teacher %s, %s: %s.", name, origin, store.told(facts))
+    log.info("Teacher %s, %s: %s.", name, origin, store.in_words(facts))
     return weights
 
 
+TRAINING = (
+    *("max_epochs", "lr", "weight_decay", "schedule", "subset", "batch_size", "shift"),
+    *("batch_norm", "seed"),
+)
+"""Settings of the teacher's training."""
+
+
 def _made_by(
-    teacher: Teacher,
-    net: nn.Sequential,
-    data: ImageDataModule,
-    numerics: Numerics,
-    deterministic: bool = False,
+    config: Config, net: nn.Module, data: ImageDataModule, numerics: Numerics
 ) -> dict[str, Any]:
     """Everything that decides the teacher's weights."""
     return {
-        **{
-            key: getattr(teacher, key)
-            for key, usual in OMITTED_AT_DEFAULT.items()
-            if getattr(teacher, key) != usual
-        },
-        "layers": notation_of(net),
+        **{key: getattr(config.teacher, key) for key in TRAINING},
+        "layers": architecture(net),
+        "arguments": config.teacher.arguments,
         "data": data.name,
         "images": data.digest,
         "views": data.views,
         "val_size": len(data.val_rows),
         "data_seed": data.seed,
-        "subset": teacher.subset,
-        "batch_size": teacher.batch_size,
-        "max_epochs": teacher.max_epochs,
-        "lr": teacher.lr,
-        "weight_decay": teacher.weight_decay,
-        "schedule": teacher.schedule,
-        "seed": teacher.seed,
         "precision": numerics.precision,
         "fast": numerics.fast,
-        "deterministic": deterministic,
+        "deterministic": config.deterministic,
         "device": numerics.device.type,
     }
 
 
 def _train(
     config: Config,
+    net: nn.Module,
     data: ImageDataModule,
     numerics: Numerics,
-    net: nn.Sequential,
+    label_noise: RandomLabels | None,
     work: Path,
     logs: Path,
 ) -> dict[str, Any]:
     teacher = config.teacher
-    if teacher.batch_norm:
-        net = with_batch_norm(net)
-    learner = _learner(config, data, numerics, net)
+    normalised = teacher.batch_norm and isinstance(net, nn.Sequential) and not draws_globally(net)
+    if normalised:
+        net = with_batch_norm(net)  # type: ignore[arg-type]
+    stack = _stack(config, net, data, numerics, label_noise)
     best = BestEpoch()
     resume = Resume([work / "last.ckpt"], best, [work.name])
-    loggers = assembly.loggers(config, logs, prefix="teacher")
-    callbacks = [best, resume, RunLogs([loggers]), *assembly.displays(config)]
-    trainer = assembly.trainer(config, teacher.max_epochs, callbacks, one_device=True)
-    fit(learner, trainer)
+    loggers = build.loggers(config, logs, prefix="teacher")
+    callbacks = [best, resume, RunLogs([loggers]), *build.callbacks(config)]
+    trainer = build.trainer(config, teacher.max_epochs, callbacks, one_device=True)
+    held_out = data.validation_set()
+    fit(stack, trainer, loader(held_out, 1000) if len(held_out) else None)
     close(loggers)
-    if learner.diverged[0]:
+    if stack.diverged[0]:
         shutil.rmtree(work)
         raise TrainingError(
             f"the teacher's loss is no longer finite: try a smaller teacher.lr than {teacher.lr:g}."
@@ -206,30 +206,31 @@ def _train(
     facts = {
         "val_error": chosen.val_error,
         "epoch": chosen.epoch,
-        "seconds": round(learner.seconds_trained, 1),
+        "seconds": round(stack.seconds_trained, 1),
     }
     net.load_state_dict(chosen.weights)
-    weights = folded(net).state_dict()
-    return {"tensors": {k: v.cpu() for k, v in weights.items()}, "facts": facts}
+    trained = folded(net) if normalised else net  # type: ignore[arg-type]
+    return {"tensors": {k: v.cpu() for k, v in trained.state_dict().items()}, "facts": facts}
 
 
-def _learner(
-    config: Config, data: ImageDataModule, numerics: Numerics, net: nn.Sequential
-) -> Learner:
+def _stack(
+    config: Config,
+    net: nn.Module,
+    data: ImageDataModule,
+    numerics: Numerics,
+    label_noise: RandomLabels | None,
+) -> StudentStack:
     """The supervised training of the net on the teacher's own terms."""
     teacher = config.teacher
-    method = replace(
-        family.supervised(),
-        labels=assembly.method(config).teacher_labels,
-        input=RandomShift(teacher.shift) if teacher.shift else None,
+    shift = RandomShift(teacher.shift) if teacher.shift else None
+    method = replace(methods.supervised(), labels=label_noise, input=shift)
+    optimizer = build.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
+    distiller = Distiller(
+        net,
+        method=method,
+        optimizer=optimizer,
+        schedule=teacher.schedule,
+        seed=teacher.seed,
     )
-    optimizer = assembly.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
-    return Learner(
-        [Member(net, method, teacher.seed, optimizer, teacher.schedule)],
-        data.training_table(teacher.subset, "teacher.subset"),
-        data.validation_table(),
-        None,
-        teacher.batch_size,
-        teacher.max_epochs,
-        numerics,
-    )
+    dataset = data.training_set(teacher.subset, "teacher.subset")
+    return StudentStack([distiller], TrainingSamples(dataset, teacher.batch_size), numerics)

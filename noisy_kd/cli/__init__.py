@@ -1,0 +1,1 @@
+"""The command ``noisy-kd`` and its verbs."""

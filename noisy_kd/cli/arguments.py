@@ -1,0 +1,69 @@
+"""The arguments of ``noisy-kd train``, before Hydra sees them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from noisy_kd.config import CONF, OPEN, SWEEPS, Config, read
+from noisy_kd.errors import InputError
+
+ACTIONS = {  # Hydra's options that say what to do
+    *("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve"),
+    *("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"),
+}
+
+
+def for_hydra(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments as Hydra understands them.
+
+    A configuration of ``sweeps/`` becomes a multirun, without which Hydra reports another error
+    than the true one. Keys that the schema does not know, of nodes that take the arguments of
+    somebody else's class (``student.width=2``), get Hydra's ``++``.
+
+    Raises:
+        InputError: for a sweep that is not there, with the names that are, and for settings with
+            dashes before them.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-cn", "--config-name", nargs="?", default="config", const="")
+    parser.add_argument("-cp", "--config-path")
+    parser.add_argument("-cd", "--config-dir")
+    known, _ = parser.parse_known_args([a for a in arguments if a != "--"])
+    sweeps = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+    name = (known.config_name or "").removesuffix(".yaml")
+    if not (known.config_path or known.config_dir) and name not in ("config", *sweeps):
+        what = f"there is no sweep named {name}" if name else "-cn takes the name of a sweep"
+        raise InputError(f"{what}: choose {', '.join(sweeps)}.")
+    for argument in arguments:
+        if argument.startswith("--") and argument[2:].split("=")[0] in {
+            f.name for f in fields(Config)
+        }:
+            raise InputError(
+                f"{argument}: settings have no dashes, they are KEY=VALUE; see --help."
+            )
+    acts = any(argument.split("=")[0] in ACTIONS for argument in arguments)
+    multirun = name in sweeps and not acts and "hydra.mode=RUN" not in arguments
+    return ["--multirun"] * multirun + [_opened(argument) for argument in arguments]
+
+
+def _opened(argument: str) -> str:
+    """A setting of an argument of somebody else's class, as an addition."""
+    node, _, rest = argument.partition(".")
+    key, equals, _ = rest.partition("=")
+    is_own = node in OPEN and key.split(".")[0] in {item.name for item in fields(OPEN[node])}
+    return f"++{argument}" if node in OPEN and equals and not is_own else argument
+
+
+def compose(overrides: Sequence[str], name: str = "config") -> Config:
+    """Return the configuration that ``noisy-kd train OVERRIDES`` would run.
+
+    Raises:
+        InputError: see :func:`noisy_kd.config.read`; Hydra's own errors pass through.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return read(hydra_compose(name, [_opened(override) for override in overrides]))

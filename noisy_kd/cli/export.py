@@ -1,0 +1,33 @@
+"""noisy-kd export RUN_DIR --format onnx|torch_export|safetensors: a student to take away.
+
+Writes the student beside its result, checks it against the original on the whole test set, measures
+its size and latency beside the teacher's, and writes a model card. --with-preprocessing makes it
+take uint8 images; else it takes preprocessed ones. Needs the extra `export`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from noisy_kd.deploy.export import INT8, export, in_words
+from noisy_kd.deploy.formats import ENDINGS
+from noisy_kd.errors import InputError
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="noisy-kd export", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run")
+    parser.add_argument("--format", choices=ENDINGS, default="onnx")
+    parser.add_argument("--with-preprocessing", action="store_true", help="takes uint8 images")
+    parser.add_argument("--int8", choices=INT8, help="also a quantised ONNX model, with its error")
+    parser.add_argument("--output", type=Path, help="file to write (RUN_DIR/student.onnx, ...)")
+    options = parser.parse_args()
+    if options.int8 and options.format != "onnx":
+        raise InputError(f"--int8 {options.int8} is made of an ONNX model: take --format onnx.")
+    facts = export(
+        options.run, options.format, options.with_preprocessing, options.int8, options.output
+    )
+    for line in in_words(facts):
+        print(line)

@@ -1,0 +1,52 @@
+"""noisy-kd VERB ...: small students from large frozen teachers.
+
+    noisy-kd train      train a teacher and a student; a sweep with -cn NAME
+    noisy-kd report     show results beside the paper's
+    noisy-kd evaluate   measure robustness and calibration of finished students
+    noisy-kd export     write a student as ONNX, torch.export or safetensors, and check it
+    noisy-kd predict    classify image files
+    noisy-kd store      list or remove stored teachers and logits
+    noisy-kd describe   show what a training would do
+
+`noisy-kd VERB --help` says more. Exit codes: 0 done; 2 wrong settings or input; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import noisy_kd
+from noisy_kd.cli.errors import run_command
+
+VERBS = ("train", "report", "evaluate", "export", "predict", "store", "describe")
+
+
+def main(verb: str = "") -> int:
+    """Run a verb and return its exit code.
+
+    Args:
+        verb: what to do; by default the first argument of the command line. Arguments that begin
+            with a setting or an option are those of ``train``: so Lightning starts the other
+            processes of ``trainer=ddp``.
+    """
+    arguments = sys.argv[1:]
+    if not verb:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(__doc__.strip())
+            return 0
+        if arguments == ["--version"]:
+            print(noisy_kd.__version__)
+            return 0
+        is_setting = arguments[0].startswith(("-", "+", "~")) or "=" in arguments[0]
+        verb = "train" if is_setting else arguments.pop(0)
+    if verb not in VERBS:
+        print(f"noisy-kd: there is no verb {verb}: choose {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    sys.argv[1:] = arguments
+    command = import_module(f"noisy_kd.cli.{verb}")
+    return run_command(command.main, getattr(command, "has_started", lambda: True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

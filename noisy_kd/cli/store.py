@@ -1,0 +1,36 @@
+"""noisy-kd store list|clean: the store of trained teachers and their logits.
+
+noisy-kd store list    what is there, how large, made by what
+noisy-kd store clean   remove it all
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from noisy_kd.errors import InputError
+from noisy_kd.runs.store import clean, differing, entries, in_words
+
+
+def main() -> None:
+    """The command line: ``list`` or ``clean``."""
+    parser = argparse.ArgumentParser(
+        prog="noisy-kd store", description="Trained teachers and their logits."
+    )
+    parser.add_argument("action", choices=["list", "clean"])
+    parser.add_argument("--store", type=Path, default=Path(".cache/store"), help="its folder")
+    options = parser.parse_args()
+    if not options.store.is_dir() and options.store != parser.get_default("store"):
+        raise InputError(f"there is no folder {options.store}: --store names the store's.")
+    if options.action == "clean":
+        print(f"removed {clean(options.store)} entries from {options.store}")
+        return
+    found = entries(options.store)
+    settings = differing([{"kind": about.get("kind")} | about["made_by"] for _, about, _ in found])
+    for (path, about, size), own in zip(found, settings, strict=True):
+        first = f"{path.name:24}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}"
+        more = (about["made_by"]["layers"], own, in_words(about["facts"]))
+        print("\n    ".join([first, *filter(None, more)]))
+    if not found:
+        print(f"{options.store} is empty")

@@ -1,0 +1,156 @@
+"""Datasets that slice images in memory by index tensors, and seeded random generators.
+
+There is no per-sample Python and no worker process: a batch is one index operation on a tensor,
+which lives on the accelerator when there is one.
+
+Shapes: B samples in a batch, N images, V views (1, or 2 with the mirror), C channels, H x W pixels.
+A *sample* is a view of an image: sample i is view i // n of the i % n-th of a dataset's n images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from noisy_kd.data import preprocessing
+
+Batch = tuple[Tensor, Tensor]
+"""Preprocessed images float32 [B, C, H, W], and labels int64 [B]."""
+
+
+class ImageDataset(Dataset[Batch]):
+    """Some of the images in memory, in one or two views.
+
+    Args:
+        pixels: uint8 images, [N, C, H, W].
+        labels: int64, [N].
+        rows: which images belong to the dataset, int64 [n].
+        preprocess: from uint8 images to the input of the networks.
+        views: 2 adds the horizontal mirror of every image.
+
+    Example:
+        >>> pixels = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
+        >>> data = ImageDataset(pixels, torch.arange(5), torch.tensor([0, 2]), nn.Identity())
+        >>> data[torch.tensor([1])][1]
+        tensor([2])
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        preprocess: nn.Module,
+        views: int = 1,
+    ) -> None:
+        self.pixels, self.labels, self.rows = pixels, labels, rows
+        self.preprocess, self.views = preprocess, views
+
+    def __len__(self) -> int:
+        """Number of samples: images times views."""
+        return len(self.rows) * self.views
+
+    def __getitem__(self, samples: Tensor) -> Batch:
+        """Return the batch of these sample ids, int64 [B]."""
+        samples = samples.to(self.rows.device, non_blocking=True)  # a GPU goes on with its queue
+        row = self.rows[samples % len(self.rows)]
+        x = self.pixels.index_select(0, row)  # much faster than self.pixels[row]
+        if self.views == 2:
+            mirrored = (samples >= len(self.rows)).view(-1, 1, 1, 1)
+            x = torch.where(mirrored, preprocessing.mirror(x), x)
+        return self.preprocess(x), self.labels[row]
+
+    def logit_index(self, samples: Tensor | None = None) -> Tensor:
+        """Return the rows of the samples among the logits of all V x N views: view * N + image.
+
+        Args:
+            samples: sample ids, int64 [B]; None for all, in order.
+        """
+        if samples is None:
+            samples = torch.arange(len(self))
+        samples = samples.to(self.rows.device)
+        row = self.rows[samples % len(self.rows)]
+        return samples.div(len(self.rows), rounding_mode="floor") * len(self.pixels) + row
+
+
+class WithColumns(Dataset[tuple[Any, ...]]):
+    """A dataset with further columns, for example the teacher's logits.
+
+    Args:
+        dataset: gives a tuple for each index (or index tensor).
+        columns: one row per sample of the dataset.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *columns: Tensor) -> None:
+        self.dataset, self.columns = dataset, columns
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Any) -> tuple[Any, ...]:
+        return (*self.dataset[index], *(self._rows(column, index) for column in self.columns))
+
+    @staticmethod
+    def _rows(column: Tensor, index: Any) -> Tensor:
+        if isinstance(index, Tensor):
+            index = index.to(column.device, non_blocking=True)
+        return column[index]
+
+
+class EpochOrder(Sampler[Tensor]):
+    """Sample ids of one epoch in chunks; shuffled by a generator keyed by seed and epoch.
+
+    Each pass begins the next epoch, unless ``set_epoch`` says which one.
+
+    Args:
+        length: number of samples.
+        chunk: samples in a chunk.
+        seed: decides the order of every epoch; None keeps the natural order.
+    """
+
+    def __init__(self, length: int, chunk: int, seed: int | None = None) -> None:
+        self.length, self.chunk, self.seed = length, chunk, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass is; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.length // self.chunk)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.seed is None:
+            order = torch.arange(self.length)
+        else:
+            generator = keyed_generator(self.seed, "order", self.epoch)
+            order = torch.randperm(self.length, generator=generator)
+        self.epoch += 1
+        yield from order.split(self.chunk)
+
+
+def keyed_generator(
+    seed: int, purpose: str, epoch: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Return a generator whose draws depend on the seed, the purpose and the epoch alone.
+
+    So an epoch can be repeated, or started in another process, with the same draws.
+    """
+    return torch.Generator(device).manual_seed(generator_key(seed, purpose, epoch))
+
+
+def generator_key(seed: int, purpose: str, epoch: int = 0) -> int:
+    """Return the number that :func:`keyed_generator` is seeded with."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{epoch}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def loader(dataset: Dataset[Any], chunk: int, seed: int | None = None) -> DataLoader[Any]:
+    """Return a DataLoader that slices whole chunks by one index operation, in seeded random order."""
+    order = EpochOrder(len(dataset), chunk, seed)  # type: ignore[arg-type]
+    return DataLoader(dataset, sampler=order, batch_size=None)

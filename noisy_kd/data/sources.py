@@ -1,0 +1,339 @@
+"""Data sets as uint8 tensors in memory: where they come from, and how they are split.
+
+Shapes: N images, C channels, H x W pixels; labels are int64 in [0, classes).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisy_kd.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: pixels uint8 [N, C, H, W], labels int64 [N]."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it is published: what may be trained on, the test set, the class names.
+
+    ``first_part`` is how many of the first training images are SVHN's ``train``; the rest are
+    ``extra``. ``digests`` are the fingerprints of training and test images, where they are known.
+    """
+
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    first_part: int = 0
+    digests: tuple[str, str] | None = None
+
+
+DIGITS = tuple(str(i) for i in range(10))
+MNIST_FILES = "{}/MNIST/raw/{{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte"
+CIFAR10_FILES = "{}/cifar-10-batches-py/{{data_batch_1..5,test_batch,batches.meta}}"
+SVHN_FILES = "{}/{{train,extra,test}}_32x32.mat"
+
+
+def digits() -> Source:
+    """scikit-learn's 1,797 real handwritten digits, 8x8; a fixed stratified fifth is the test set.
+
+    The pixels 0..16 become 0..255.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = torch.from_numpy(bunch.images).unsqueeze(1) * (255 / 16)
+    labels = torch.from_numpy(bunch.target).long()
+    test, train = stratified(labels, 360, torch.Generator().manual_seed(0))
+    everything = Images(pixels.round().to(torch.uint8), labels)
+    return Source(_rows(everything, train), _rows(everything, test), DIGITS)
+
+
+def download_mnist(root: Path) -> None:
+    """Fetch the files of MNIST that are missing.
+
+    Raises:
+        InputError: if that fails.
+    """
+    from torchvision.datasets import MNIST
+
+    with _reading("MNIST", MNIST_FILES.format(root)):
+        MNIST(str(root), download=True)
+
+
+def download_cifar10(root: Path) -> None:
+    """Fetch CIFAR-10's archive, unless its files are there.
+
+    Raises:
+        InputError: if that fails.
+    """
+    from torchvision.datasets import CIFAR10
+
+    with _reading("CIFAR-10", CIFAR10_FILES.format(root)):
+        CIFAR10(str(root), download=True)
+
+
+def download_svhn(root: Path) -> None:
+    """Fetch the files of SVHN that are missing.
+
+    Raises:
+        InputError: if that fails.
+    """
+    from torchvision.datasets import SVHN
+    from torchvision.datasets.utils import download_url
+
+    with _reading("SVHN", SVHN_FILES.format(root)):
+        for url, filename, md5 in SVHN.split_list.values():
+            if not (root / filename).exists():
+                download_url(url, str(root), filename, md5)
+
+
+def mnist(root: Path) -> Source:
+    """MNIST: 60,000 and 10,000 grey images of 28x28, from ROOT/MNIST/raw.
+
+    Raises:
+        InputError: if files are missing or damaged.
+    """
+    from torchvision.datasets import MNIST
+
+    with _reading("MNIST", where := MNIST_FILES.format(root)):
+        sets = [MNIST(str(root), train=train) for train in (True, False)]
+    train, test = (Images(s.data.unsqueeze(1), s.targets.long()) for s in sets)
+    return _checked("MNIST", Source(train, test, DIGITS), (1, 28, 28), where)
+
+
+def cifar10(root: Path) -> Source:
+    """CIFAR-10: 50,000 and 10,000 colour images of 32x32, from ROOT/cifar-10-batches-py.
+
+    The batches are pickles; torchvision reads them only if their md5 is the official one.
+
+    Raises:
+        InputError: if files are missing or damaged.
+    """
+    from torchvision.datasets import CIFAR10
+
+    with _reading("CIFAR-10", where := CIFAR10_FILES.format(root)):
+        sets = [CIFAR10(str(root), train=train) for train in (True, False)]
+    train, test = (
+        Images(
+            torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(),
+            torch.tensor(s.targets, dtype=torch.int64),
+        )
+        for s in sets
+    )
+    return _checked("CIFAR-10", Source(train, test, tuple(sets[0].classes)), (3, 32, 32), where)
+
+
+def svhn(root: Path) -> Source:
+    """SVHN, cropped: train and extra in one (604,388), 26,032 test images, from ROOT/*_32x32.mat.
+
+    Raises:
+        InputError: if files are missing or damaged.
+    """
+    with _reading("SVHN", where := SVHN_FILES.format(root)):
+        # The largest file first: its buffer is free again before the others are read.
+        extra = _read_svhn(root / "extra_32x32.mat")
+        train = _read_svhn(root / "train_32x32.mat")
+        test = _read_svhn(root / "test_32x32.mat")
+    source = Source(_joined([train, extra]), _joined([test]), DIGITS, len(train[1]))
+    return _checked("SVHN", source, (3, 32, 32), where)
+
+
+def folder(root: Path) -> Source:
+    """One's own images: ROOT/train/<class>/*.png and ROOT/test/<class>/*.png, all of one size.
+
+    Grey if every image is, else RGB.
+
+    Raises:
+        InputError: if the folders, classes, sizes or files are not as they must be.
+    """
+    paths = {part: _image_files(root / part) for part in ("train", "test")}
+    classes = tuple(paths["train"])
+    if tuple(paths["test"]) != classes:
+        raise InputError(
+            f"data.root={root}: train has the classes {', '.join(classes)}, test has "
+            f"{', '.join(paths['test'])}; both need the same class folders."
+        )
+    grey = all([_is_grey(file) for part in paths.values() for fs in part.values() for file in fs])
+    train, test = (_decode(part, "L" if grey else "RGB") for part in paths.values())
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        raise InputError(
+            f"data.root={root}: training images are {_shape(train)}, test images {_shape(test)}; "
+            "all images must share one size."
+        )
+    return Source(train, test, classes)
+
+
+def stratified(
+    labels_N: Tensor, size: int, generator: torch.Generator, balanced: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Choose ``size`` rows at random with every class in its proportion.
+
+    Args:
+        labels_N: labels of all rows, [N].
+        size: how many rows to choose, 0 to N.
+        generator: decides which.
+        balanced: the same number of every class, instead of its proportion.
+
+    Returns:
+        The chosen rows and the rest, both in ascending order.
+
+    Raises:
+        InputError: if there are not that many.
+    """
+    count = torch.bincount(labels_N).double()
+    if not 0 <= size <= len(labels_N):
+        raise InputError(f"{size} images were asked for, but there are {len(labels_N)}.")
+    share = (count > 0) / (count > 0).sum() if balanced else count / count.sum()
+    quota = _largest_remainder(share * size, size)
+    if (quota > count).any():
+        raise InputError(f"{size} images, the same number of each class, are more than there are.")
+    order = torch.randperm(len(labels_N), generator=generator)
+    by_class = order[torch.argsort(labels_N[order], stable=True)]
+    starts = torch.cumsum(count, 0) - count
+    chosen = [by_class[int(s) : int(s) + int(q)] for s, q in zip(starts, quota, strict=True)]
+    mask = torch.zeros(len(labels_N), dtype=torch.bool)
+    mask[torch.cat(chosen)] = True
+    return mask.nonzero().flatten(), (~mask).nonzero().flatten()
+
+
+def _largest_remainder(quota: Tensor, size: int) -> Tensor:
+    whole = quota.floor().long()
+    missing = size - int(whole.sum())
+    whole[torch.argsort(quota - whole, descending=True, stable=True)[:missing]] += 1
+    return whole
+
+
+class _reading:  # noqa: N801 - a context manager, read as a phrase
+    """Turn what goes wrong while files are read into one line that says where they must lie."""
+
+    def __init__(self, name: str, where: str) -> None:
+        self.name, self.where = name, where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        # torchvision and SciPy raise a dozen kinds for missing, truncated and changed files.
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"{self.name} is missing or damaged ({reason[:200]}). The files must lie at "
+                f"{self.where}: put them there, or delete what is there and let "
+                "data.download=true fetch them."
+            ) from error
+
+
+def _checked(name: str, source: Source, shape: tuple[int, ...], where: str) -> Source:
+    for part in (source.train, source.test):
+        sound = len(part.pixels) == len(part.labels) > 0 and part.pixels.shape[1:] == shape
+        if not sound or int(part.labels.min()) < 0 or int(part.labels.max()) > 9:
+            raise InputError(
+                f"{name} is damaged: {tuple(part.pixels.shape)} pixels, {len(part.labels)} labels. "
+                f"Replace the files at {where}."
+            )
+    return source
+
+
+def _read_svhn(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [H, W, C, N] as the file has them, and labels, with the digit 0 as class 0."""
+    from scipy.io import loadmat
+
+    if not file.exists():
+        raise FileNotFoundError(f"there is no {file.name}")  # SciPy's own words name no file
+    content = loadmat(file)
+    pixels, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
+    if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(labels)):
+        raise ValueError(f"{file.name}: pixels {pixels.shape}, {len(labels)} labels")
+    if len(labels) == 0 or labels.min() < 1 or labels.max() > 10:
+        raise ValueError(f"{file.name}: labels are not 1 to 10")
+    return pixels, labels % 10
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]], chunk: int = 8192) -> Images:
+    """Move the image axis to the front, a piece at a time: no second copy of all pixels."""
+    count = sum(len(labels) for _, labels in parts)
+    height, width, channels, _ = parts[0][0].shape
+    pixels = torch.empty(count, channels, height, width, dtype=torch.uint8)
+    at = 0
+    for x, _ in parts:
+        for start in range(0, x.shape[3], chunk):
+            piece = torch.from_numpy(x[..., start : start + chunk]).permute(3, 2, 0, 1)
+            pixels[at : at + len(piece)] = piece
+            at += len(piece)
+    return Images(pixels, torch.from_numpy(np.concatenate([labels for _, labels in parts])))
+
+
+def _image_files(root: Path) -> dict[str, list[Path]]:
+    if not root.is_dir():
+        raise InputError(
+            f"no folder {root}: data=folder reads ROOT/train/<class>/*.png and "
+            "ROOT/test/<class>/*.png; name ROOT by data.root=DIR."
+        )
+    files = {d.name: sorted(d.glob("*.png")) for d in sorted(root.iterdir()) if d.is_dir()}
+    others = [file for name in files for file in (root / name).iterdir() if file.suffix != ".png"]
+    if others:
+        log.warning("%d files below %s are left out: they are no .png.", len(others), root)
+    empty = [name for name, found in files.items() if not found]
+    if empty or len(files) < 2:
+        trouble = f"{root / empty[0]} has no *.png" if empty else f"{root} has fewer than 2 classes"
+        raise InputError(f"{trouble}: each class needs a folder of images, {root}/<class>/*.png.")
+    return files
+
+
+def _is_grey(file: Path) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+                raise InputError(f"{file} has pixels of mode {image.mode}: save it with 8 bits.")
+            return image.mode in ("1", "L", "LA")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise InputError(f"{file} cannot be read as an image: replace or remove it.") from error
+
+
+def _decode(files: dict[str, list[Path]], mode: str) -> Images:
+    from PIL import Image
+
+    pixels: list[Tensor] = []
+    for file in (file for found in files.values() for file in found):
+        try:
+            with Image.open(file) as image:
+                array = np.array(image.convert(mode))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{file} cannot be read ({error}): replace or remove it.") from error
+        pixels.append(torch.from_numpy(array).view(*array.shape[:2], -1).permute(2, 0, 1))
+        if pixels[-1].shape != pixels[0].shape:
+            (h, w), (h0, w0) = pixels[-1].shape[1:], pixels[0].shape[1:]
+            raise InputError(
+                f"{file} is {w}x{h} pixels, the images before it {w0}x{h0}: all images must share "
+                "one size."
+            )
+    labels = [i for i, found in enumerate(files.values()) for _ in found]
+    return Images(torch.stack(pixels), torch.tensor(labels))
+
+
+def _rows(images: Images, rows: Tensor) -> Images:
+    return Images(images.pixels[rows], images.labels[rows])
+
+
+def _shape(images: Images) -> str:
+    return "x".join(str(n) for n in images.pixels.shape[1:])

@@ -1,0 +1,1 @@
+"""A finished student: export, predict, model card."""

@@ -1,0 +1,179 @@
+"""A run's directory and its result: find it, read it, load its student.
+
+``result.json`` is the one source of every table; this module reads it without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from noisy_kd.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Result = dict[str, Any]
+
+TEACHER_LOGITS = "teacher_logits.pt"  # of the test images, of several teachers the combined
+
+UNTOUCHED = {".hydra", "train.log", "run.lock"}
+"""What Hydra leaves in a run's directory before the run has begun."""
+
+WITHOUT_TEACHER = ("supervised",)
+"""Methods whose numbers no teacher decides."""
+
+
+def read_result(directory: Path) -> Result | None:
+    """The run's result, or None if it has none (yet)."""
+    return read_json(directory / "result.json")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """A mapping from a file; None if it is not there or damaged."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_result(directory: Path, result: Result) -> None:
+    """Write ``result.json`` whole or not at all."""
+    temporary = directory / f"result.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    temporary.replace(directory / "result.json")
+
+
+def finished(directory: Path, config_hash: str) -> Result | None:
+    """The result of exactly this configuration, if this directory holds it and it did not fail."""
+    result = read_result(directory)
+    if result is None or result.get("config_hash") != config_hash:
+        return None
+    return None if result.get("status") == "failed" else result
+
+
+def forget(directory: Path) -> None:
+    """Remove what the run has made: result, student, checkpoint, curves, evaluation."""
+    made = ("result.json", "student.pt", "preprocessing.pt", TEACHER_LOGITS, "last.ckpt")
+    for pattern in (*made, "evaluation*.json", "latency.json", "events.out.*"):
+        for file in directory.glob(pattern):
+            file.unlink(missing_ok=True)
+
+
+def results(root: Path) -> Iterator[tuple[Path, Result]]:
+    """Every finished run directly below a folder."""
+    for file in sorted(root.glob("*/result.json")):
+        result = read_result(file.parent)
+        if result is not None:
+            yield file.parent, result
+
+
+def baseline_of(result: Result, root: Path) -> Result | None:
+    """The logit regression run with the same settings and seed, if it is below ``root``."""
+    for _, other in results(root):
+        same = other.get("settings_hash") == result["settings_hash"]
+        found = (other.get("method"), other.get("status")) == ("logit_regression", "done")
+        if same and found:
+            return other
+    return None
+
+
+def outcome(directory: Path) -> float | None:
+    """Return the validation error of the run in this directory, for a sweeper.
+
+    Raises:
+        TrainingError: if the run diverged or has no result.
+    """
+    result = read_result(directory)
+    if result is None:
+        raise TrainingError(f"{directory} holds no result.")
+    if result["status"] == "diverged":
+        advice = "try a smaller optimizer.lr"
+        raise TrainingError(f"{directory}: the loss is no longer finite; {advice}.")
+    error: float | None = result["val_error"]
+    return error
+
+
+def remove_if_untouched(directory: Path) -> None:
+    """Remove a run's directory in which nothing has been done yet, and nobody is at work."""
+    if not directory.is_dir():
+        return
+    with suppress(Timeout), FileLock(directory / "run.lock", timeout=0):
+        if {file.name for file in directory.iterdir()} <= UNTOUCHED:
+            shutil.rmtree(directory)
+
+
+def load_student(directory: str | Path) -> nn.Module:
+    """Return the finished student of a run, in eval mode, on the CPU.
+
+    Its input is preprocessed images.
+
+    Raises:
+        InputError: if the directory holds no finished student, or its training did not end well.
+    """
+    from noisy_kd.model import network
+
+    result = read_result(Path(directory))
+    file = Path(directory) / "student.pt"
+    if result is not None and result.get("status") in ("diverged", "failed"):
+        raise InputError(f"{directory}: its training did not end well ({result['status']}).")
+    if result is None or not file.exists():
+        raise InputError(f"{directory} holds no finished student: name a run's directory.")
+    shape, classes = tuple(result["input_shape"]), len(result["classes"])
+    student = result["settings"]["student"]
+    net = network.from_settings(student, result["student_layers"], shape, classes)
+    net.load_state_dict(_tensors(file))
+    return net.eval()
+
+
+def load_preprocessing(directory: str | Path) -> nn.Module:
+    """From uint8 images [B, C, H, W] to the input of a run's student.
+
+    Raises:
+        InputError: if the directory does not hold it, or it is of code that cannot be imported.
+    """
+    from noisy_kd.data import preprocessing
+
+    file = Path(directory) / "preprocessing.pt"
+    if not file.exists():
+        raise InputError(f"{directory} holds no finished student: name a run's directory.")
+    content = _tensors(file)
+    return preprocessing.restored(content["kind"], content["state"])
+
+
+def file_digest(path: str) -> str:
+    """Fingerprint of a file's content.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    """What a file of a finished run holds.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    import torch
+
+    try:
+        content: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # of many kinds: zip, pickle, end of file
+        why = " ".join(str(error).split())[:80]
+        raise InputError(f"{file} is damaged ({why}): force=true makes the run again.") from error
+    return content

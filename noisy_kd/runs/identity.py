@@ -1,0 +1,153 @@
+"""What decides a run's numbers: its identity, the hash of it, and the run's name."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from noisy_kd.config import Config, Network, canonical, read
+from noisy_kd.runs.directory import WITHOUT_TEACHER, file_digest
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return what decides a run's numbers, as nested JSON values; ``settings`` of ``result.json``.
+
+    These are the fields that the schema marks so, with the precision resolved for this machine and
+    files named by their content.
+    """
+    settings = _deciding(config)
+    settings["teacher"] = _teacher(config)
+    settings["method"].pop("teachers", None)  # they are in "teacher"
+    settings["callbacks"] = {"best": {"patience": config.patience}}
+    settings["precision"] = resolved_precision(config)
+    if config.data.name == "folder":
+        settings["data"]["content"] = _folder_digest(str(config.data.root))
+    return settings
+
+
+def resolved_precision(config: Config) -> str:
+    """Return the precision that the run is computed in, ``32`` or ``bf16``.
+
+    ``auto`` is float32 for networks by their import path: whether each of their layers bears bf16
+    is not known. (On CPUs with AMX the bf16 gradient of a convolution is wrong where a part of its
+    kernel sees only padding, as in a ResNet-18 on images of 16x16.)
+
+    Raises:
+        InputError: if the accelerator is not there.
+    """
+    if config.precision != "auto":
+        return config.precision
+    if any(network.layers is None for network in (*config.teachers, config.student)):
+        return "32"
+    from noisy_kd.model import device  # here: it needs torch
+
+    return device.resolve_precision(
+        config.precision, config.fast, device.choose_device(config.trainer.accelerator)
+    )
+
+
+def config_hash(config: Config) -> str:
+    """Eight hex digits of what decides a run's numbers, and of nothing else.
+
+    Paths, store, download, force, loggers, devices and displays are left out; 0 and 0.0 are equal;
+    a network's id and its notation are equal. A teacher's checkpoint and a folder of images count
+    by their content.
+    """
+    return _digest(identity(config))
+
+
+def settings_hash(config: Config) -> str:
+    """The same without the method: runs that differ in nothing else can be compared."""
+    settings = identity(config)
+    del settings["method"]
+    return _digest(settings)
+
+
+def run_name(config: Config) -> str:
+    """Name of a run's directory: what was run, and the configuration's hash; never the clock."""
+    parts = [config.data.name, _slug(config.student_name), config.method_name]
+    noise = {key: config.method.get(key) for key in ("alpha", "sigma", "temperature")}
+    parts += [f"{key[0]}{value:g}" for key, value in noise.items() if _is_number(value)]
+    others = {"drop": config.student.dropout, "wd": config.optimizer.weight_decay}
+    parts += [f"{key}{value:g}" for key, value in others.items() if value]
+    if "teachers" in config.method:
+        parts.append(_slug(config.teacher_name))
+    return "-".join([*parts, f"seed{config.seed}", config_hash(config)])
+
+
+def register_resolvers() -> None:
+    """Let ``${run_name:}`` in the configuration name the run's directory."""
+    OmegaConf.register_new_resolver("run_name", _resolve_run_name, replace=True)
+
+
+def _resolve_run_name(*, _root_: DictConfig) -> str:
+    return run_name(read(_root_))
+
+
+def _deciding(node: Any) -> dict[str, Any]:
+    """The fields of a node that the schema marks as identity, arguments beside the others."""
+    found: dict[str, Any] = {}
+    for item in fields(node):
+        value = getattr(node, item.name)
+        if item.metadata["identity"]:
+            found[item.name] = _deciding(value) if is_dataclass(value) else copy.copy(value)
+    if isinstance(node, Network):
+        unused = "_target_" if node._target_ is None else "layers"
+        del found[unused]
+        if node.layers is not None:
+            found["layers"] = canonical(node.layers)
+    arguments: dict[str, Any] = found.pop("arguments", {})
+    return found | arguments
+
+
+def _teacher(config: Config) -> dict[str, Any]:
+    """What decides the teachers: a checkpoint and the network alone, or how it is trained, too."""
+    networks = [_deciding(Network(t.layers, t._target_, t.arguments)) for t in config.teachers]
+    if len(networks) > 1:
+        networks = [{"layers": [network["layers"] for network in networks]}]
+    if config.method_name in WITHOUT_TEACHER:
+        return networks[0]
+    if config.teacher.checkpoint is not None:
+        return {"checkpoint": file_digest(config.teacher.checkpoint)} | networks[0]
+    own = {"layers", "_target_", *config.teacher.arguments}
+    trained = {key: one for key, one in _deciding(config.teacher).items() if key not in own}
+    return trained | networks[0]
+
+
+@cache
+def _folder_digest(root: str) -> str:
+    fingerprint = hashlib.sha256()
+    for file in sorted([*Path(root).glob("train/*/*.png"), *Path(root).glob("test/*/*.png")]):
+        fingerprint.update(f"{file.relative_to(root)}:{file_digest(str(file))}".encode())
+    return fingerprint.hexdigest()[:16]
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    text = json.dumps(_canonical(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) + 0.0 if float(value) == value else value  # also -0.0 -> 0.0
+    return value
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+]+", "", text.replace("-", "_"))[:60]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,307 @@
+"""From the configuration to the objects of a run."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pkgutil
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from noisy_kd.config import Config, Network, named_networks
+from noisy_kd.data import ImageDataModule
+from noisy_kd.data.sources import Source
+from noisy_kd.errors import InputError
+from noisy_kd.method import Method
+from noisy_kd.model import network as networks
+from noisy_kd.model import notation
+from noisy_kd.model.device import choose_device
+from noisy_kd.runs.identity import resolved_precision
+from noisy_kd.training import numerics as numerics_of
+from noisy_kd.training.callbacks import BestEpoch
+from noisy_kd.training.distiller import OptimizerFactory
+from noisy_kd.training.numerics import Numerics
+
+CLIP = ("gradient_clip_val", "gradient_clip_algorithm")
+"""Arguments of the Trainer that a stack applies to each of its students."""
+
+
+def quiet_libraries() -> None:
+    """Silence advice and adverts that do not concern the user of this project."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*no `val_dataloader`.*",
+        ".*log files in this directory.*",
+        ".*`srun` command is available.*",
+        ".*constructed with capturable=True.*",  # an epoch's last, shorter chunk is no graph
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def locate(target: str) -> Any:
+    """Return the class or function at an import path.
+
+    Raises:
+        InputError: if there is none.
+    """
+    try:
+        return pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{target} cannot be imported: {error}.") from error
+
+
+def data_module(config: Config, source: Source | None = None) -> ImageDataModule:
+    """Return the images, downloaded and read (unless they are already) and split.
+
+    Raises:
+        InputError: if the files are missing or damaged, or too few for the split.
+    """
+    arguments = {k: v for k, v in vars(config.data).items() if k not in ("_target_", "name")}
+    arguments["root"] = arguments["root"] or ""
+    module: ImageDataModule = locate(config.data._target_)(**arguments, source=source)
+    if source is None:
+        module.prepare_data()
+    module.setup()
+    return module
+
+
+def method(config: Config) -> Method:
+    """The method, composed.
+
+    Raises:
+        InputError: if it does not take one of its keys, or not this value.
+    """
+    arguments = {key: value for key, value in config.method.items() if key != "_target_"}
+    make = locate(config.method["_target_"])
+    parameters = inspect.signature(make).parameters
+    for key, value in arguments.items():
+        if key not in parameters:
+            raise InputError(f"method={config.method_name}: there is no key method.{key}.")
+        _check_type(f"method.{key}", value, str(parameters[key].annotation))
+    for key, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and key not in arguments:
+            raise InputError(f"method={config.method_name} needs the key {key}.")
+    try:
+        composed: Method = make(**arguments)
+    except ValueError as error:
+        raise InputError(f"method.{error}") from error
+    if composed.hint is not None and composed.hint.epochs >= config.trainer.max_epochs:
+        raise InputError(
+            f"method.hint_epochs={composed.hint.epochs} leaves nothing of trainer.max_epochs="
+            f"{config.trainer.max_epochs} to train the whole student."
+        )
+    if composed.hint is not None and config.trainer.strategy == "ddp":
+        raise InputError(f"method={config.method_name} does not go with trainer=ddp.")
+    return composed
+
+
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "float": (int, float),
+    "int": int,
+    "str": str,
+    "str | None": (str, type(None)),
+    "Sequence[str]": list,
+}
+
+
+def _check_type(key: str, value: Any, annotation: str) -> None:
+    """Refuse a value of another type than a method's signature says; others pass."""
+    expected = TYPES.get(annotation)
+    if expected is None:
+        return
+    words = {"float": "a number", "int": "a whole number", "Sequence[str]": "a list of names"}
+    right = isinstance(value, expected) and not (isinstance(value, bool) and annotation != "bool")
+    if annotation == "Sequence[str]":
+        right = right and all(isinstance(one, str) for one in value)
+    if not right:
+        raise InputError(f"{key}={value} must be {words.get(annotation, 'a name')}.")
+
+
+def network(
+    spec: Network,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Return a network with its initial weights.
+
+    Args:
+        spec: its notation (of a network of conf/model with as many logits as there are classes), or
+            its import path with arguments.
+        input_shape: (channels, height, width) of one image.
+        classes: how many logits there must be.
+        seed: decides the initial weights.
+        dropout: probability of a dropout layer after the last hidden FC layer; 0 for none.
+
+    Raises:
+        InputError: if it does not fit the images or the classes.
+    """
+    if spec._target_ is not None:
+        return networks.instantiate(spec._target_, input_shape, classes, seed, spec.arguments)
+    layers = notation.parse(str(spec.layers))
+    if notation.notation(layers) in named_networks():
+        layers = notation.with_classes(layers, classes)
+    if dropout:
+        layers = notation.with_dropout(layers, dropout)
+    return networks.network(layers, input_shape, classes, seed)
+
+
+def student(config: Config, data: ImageDataModule) -> nn.Module:
+    """Return the untrained student with the initial weights that the run's seed decides.
+
+    Raises:
+        InputError: if it does not fit the images or the classes.
+    """
+    dropout, classes = config.student.dropout, len(data.classes)
+    return network(config.student, data.input_shape, classes, config.seed, dropout)
+
+
+def teachers(config: Config, data: ImageDataModule) -> list[nn.Module]:
+    """Return the untrained teachers.
+
+    Raises:
+        InputError: if one does not fit the images or the classes.
+    """
+    return [
+        network(spec, data.input_shape, len(data.classes), config.teacher.seed)
+        for spec in config.teachers
+    ]
+
+
+def optimizer(
+    target: str,
+    lr: float,
+    weight_decay: float,
+    numerics: Numerics,
+    arguments: Mapping[str, Any] | None = None,
+) -> OptimizerFactory:
+    """Return what makes the optimiser from parameters; fused where the device has it.
+
+    Args:
+        target: import path of its class.
+        lr: learning rate at the start.
+        weight_decay: of all parameters.
+        numerics: how networks are computed.
+        arguments: further ones of the class, for example ``momentum``.
+    """
+    make = locate(target)
+    known = inspect.signature(make).parameters
+    may = {"fused": numerics.fast and numerics.device.type in ("cpu", "cuda")}
+    may["capturable"] = numerics.graphs
+    given: dict[str, Any] = {key: True for key, wanted in may.items() if wanted and key in known}
+    given |= {"lr": lr, "weight_decay": weight_decay, **(arguments or {})}
+    return partial(make, **given)
+
+
+def numerics(config: Config) -> Numerics:
+    """Return how the run's networks are computed; sets what is global for that.
+
+    Raises:
+        InputError: if the accelerator is not there.
+    """
+    device = choose_device(config.trainer.accelerator)
+    return numerics_of.set_up(resolved_precision(config), config.fast, device)
+
+
+OWN_ARGUMENTS = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
+"""Arguments of the Trainer that the project sets: runs have callbacks of their own for these."""
+
+
+def trainer(
+    config: Config,
+    max_epochs: int,
+    callbacks: list[Callback],
+    one_device: bool = False,
+) -> Trainer:
+    """Return Lightning's Trainer; the runs' own callbacks log and keep checkpoints.
+
+    Raises:
+        InputError: if it refuses an argument.
+    """
+    settings = vars(config.trainer) | {"max_epochs": max_epochs}
+    target = settings.pop("_target_")
+    settings |= {key: one for key, one in settings.pop("arguments").items() if key not in CLIP}
+    if one_device:
+        settings |= {"devices": 1, "strategy": "auto"}
+    if settings["strategy"] == "auto":  # in a Slurm job too: its signals are the sweep's affair
+        settings["plugins"] = [LightningEnvironment()]
+    bar = any(isinstance(one, ProgressBar) for one in callbacks)
+    settings |= OWN_ARGUMENTS | {"callbacks": callbacks, "enable_progress_bar": bar}
+    try:
+        made: Trainer = locate(target)(**settings, deterministic=config.deterministic)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+    return made
+
+
+def clipping(config: Config) -> dict[str, Any]:
+    """Return how the gradients of each student are clipped; empty for not at all."""
+    return {key: one for key, one in config.trainer.arguments.items() if key in CLIP}
+
+
+def callback_nodes(config: Config) -> dict[str, Any]:
+    """The callbacks that are not :class:`noisy_kd.training.callbacks.BestEpoch`, without empty ones."""
+    return {name: node for name, node in config.callbacks.items() if node and name != "best"}
+
+
+def callbacks(config: Config, bar: bool = True) -> list[Callback]:
+    """Progress bar (unless another one shows the run) and whatever callbacks the user added."""
+    nodes = callback_nodes(config)
+    return [instantiated(node) for name, node in nodes.items() if bar or name != "progress"]
+
+
+def instantiated(node: Mapping[str, Any], **more: Any) -> Any:
+    """Return the object that a node of the configuration describes."""
+    arguments = {key: one for key, one in node.items() if key != "_target_"}
+    return locate(node["_target_"])(**arguments, **more)
+
+
+def best_epoch(config: Config) -> BestEpoch:
+    """The choice of the epoch."""
+    node = config.callbacks.get("best")
+    made: BestEpoch = instantiated(node) if node else BestEpoch()
+    return made
+
+
+def loggers(config: Config, directory: Path, prefix: str = "") -> list[Logger]:
+    """The loggers of one run; they write into its directory, one event file per run.
+
+    A prefix, the teacher's, keeps its curves out of the charts of the students'.
+    """
+    made: list[Logger] = []
+    for node in filter(None, config.logger.values()):
+        kind = locate(node["_target_"])
+        place: dict[str, Any] = {"save_dir": str(directory), "name": "", "version": ""}
+        if issubclass(kind, TensorBoardLogger):
+            place["default_hp_metric"] = False
+            place |= {"prefix": prefix} if prefix else {}
+        if issubclass(kind, WandbLogger):
+            place = {"save_dir": str(directory), "name": directory.name}
+        made.append(instantiated(node, **place))
+    return made
+
+
+def views(config: Config) -> int:
+    """How many views of each image the data set trains on."""
+    kind: type[ImageDataModule] = locate(config.data._target_)
+    return kind.views

@@ -1,0 +1,115 @@
+"""An interrupted training goes on from the end of a whole epoch: its last, but for large stacks.
+
+Every net has a checkpoint of its own: what is left of several nets can go on beside others.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import Callback, Trainer
+
+from noisy_kd.training.callbacks.best import Best, BestEpoch
+
+if TYPE_CHECKING:
+    from noisy_kd.training.stack import StudentStack
+
+log = logging.getLogger(__name__)
+
+LONG = 1.0  # seconds: checkpoints that take longer to write
+PAUSE = 60.0  # are written only when the last ones are so many seconds old
+
+
+def saved_epoch(file: Path, config_hash: str) -> int:
+    """Whole epochs that a checkpoint of this configuration has behind it; 0 if there is none."""
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+        return int(content["epoch"]) if content["identity"].startswith(config_hash) else 0
+    except Exception:  # none, or none that can be used
+        return 0
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up its state, but not how it computed on the device that wrote it."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for key in ("fused", "capturable", "lr"):  # the rate is set at each step
+            if key in optimizer.defaults:
+                group[key] = optimizer.defaults[key]
+
+
+class Resume(Callback):
+    """Writes a checkpoint per net after every epoch, and starts from them.
+
+    Where writing them takes more than a second (many nets on a GPU, whose epochs are short), they
+    are written once a minute and at the end.
+
+    Args:
+        files: one checkpoint per net.
+        best: the choice of the epoch, saved with the net.
+        identity: what the checkpoint belongs to; one that belongs to something else is ignored.
+    """
+
+    def __init__(self, files: list[Path], best: BestEpoch, identity: list[str]) -> None:
+        self.files, self.best, self.identity = files, best, identity
+        self.written, self.seconds = 0.0, 0.0  # when the last ones were, and how long it took
+
+    def on_fit_start(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
+        """Restore nets, optimisers and best epochs, and tell Lightning which epoch is next."""
+        saved = [self._load(k) for k in range(len(self.files))]
+        epochs = {content["epoch"] if content else 0 for content in saved}
+        if epochs == {0} or len(epochs) > 1:
+            return
+        for k, content in enumerate(saved):
+            assert content is not None
+            stack.distillers[k].load_state_dict(content["state"])
+            _load_optimizer(trainer.optimizers[k], content["optimizer"])
+            stack.diverged[k] = content["diverged"]
+            stack.stopped[k] = content["stopped"]
+        self.best.best = [Best(**content["best"]) for content in saved if content]
+        stack.seconds_before = saved[0]["seconds"] if saved[0] else 0.0
+        done = epochs.pop()
+        stack.stop_if_done()
+        log.info("Going on after epoch %d.", done)
+        progress = trainer.fit_loop.epoch_progress
+        for counts in (progress.current, progress.total):
+            for name in vars(counts):  # ready, started, processed, completed
+                setattr(counts, name, done)
+
+    def on_train_epoch_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
+        """Write the checkpoints, each under a temporary name first."""
+        began = time.monotonic()
+        ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        seldom = self.seconds > LONG and began - self.written < PAUSE and not ends
+        if seldom or not trainer.is_global_zero:
+            return
+        for k, file in enumerate(self.files):
+            content = {
+                "identity": self.identity[k],
+                "epoch": trainer.current_epoch + 1,
+                "state": stack.distillers[k].state_dict(),
+                "optimizer": trainer.optimizers[k].state_dict(),
+                "best": vars(self.best.best[k]),
+                "diverged": stack.diverged[k],
+                "stopped": stack.stopped[k],
+                "seconds": stack.seconds,
+            }
+            temporary = file.with_suffix(".tmp")
+            torch.save(content, temporary)
+            temporary.replace(file)
+        self.written = time.monotonic()
+        self.seconds = self.written - began
+
+    def _load(self, k: int) -> dict[str, Any] | None:
+        try:
+            content = torch.load(self.files[k], weights_only=True, map_location="cpu")
+            return content if content["identity"] == self.identity[k] else None
+        except FileNotFoundError:
+            return None
+        except Exception:  # torch raises many kinds; all mean an unusable file
+            log.warning("%s cannot be read: starting from the beginning.", self.files[k])
+            return None

@@ -1,0 +1,332 @@
+"""Several students side by side, each one a Distiller: the fast path.
+
+Shapes: B samples in a mini-batch, C classes, K students, N training samples, S steps in a chunk,
+T teachers.
+
+The K students see the same data and differ in their method, seed or optimiser. They take turns on
+each mini-batch, draw from generators keyed by their own seed and the epoch, and so learn exactly
+what each would learn alone. Nothing is read from the device within an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from noisy_kd.data import keyed_generator
+from noisy_kd.model.network import draws_globally
+from noisy_kd.training.distiller import Distiller, unpack
+from noisy_kd.training.graphs import Graphed, Sums
+from noisy_kd.training.numerics import Numerics
+from noisy_kd.training.samples import TrainingSamples
+
+CHUNK = 16  # mini-batches in one Lightning step, which share its overhead
+
+
+class StudentStack(LightningModule):
+    """Trains K students side by side; each learns what it would learn alone.
+
+    Batches are those of :class:`Distiller`, or with ``samples`` chunks of mini-batches from
+    :meth:`TrainingSamples.loaders`, for each distinct seed in an order of its own. The best epoch
+    of each student is kept by :class:`noisy_kd.training.callbacks.BestEpoch`.
+
+    Args:
+        distillers: the students, and how each learns.
+        samples: the training samples, for chunks of mini-batches.
+        numerics: how networks are computed; None for float32 on the Trainer's device.
+        clip: ``gradient_clip_val`` and ``gradient_clip_algorithm`` of each student's steps.
+
+    Example:
+        >>> import lightning
+        >>> from noisy_kd import DigitsDataModule, Distiller, StudentStack, network, noisy_teacher
+        >>> teacher = network("FC64-FC10", (1, 8, 8))
+        >>> students = [network("FC16-FC10", (1, 8, 8), seed=1) for _ in range(2)]
+        >>> methods = [noisy_teacher(alpha=0.5, sigma=sigma) for sigma in (0.0, 0.9)]
+        >>> stack = StudentStack([Distiller(s, teacher, m) for s, m in zip(students, methods)])
+        >>> trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False)
+        >>> trainer.fit(stack, DigitsDataModule())
+        >>> [sorted(metrics) for metrics in stack.metrics()][0]
+        ['agreement', 'loss', 'val_error', 'val_errors']
+    """
+
+    def __init__(
+        self,
+        distillers: Sequence[Distiller],
+        samples: TrainingSamples | None = None,
+        numerics: Numerics | None = None,
+        clip: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.distillers: Sequence[Distiller] = nn.ModuleList(distillers)  # type: ignore[assignment]
+        self.samples, self.clip = samples, dict(clip or {})
+        self.numerics = numerics or Numerics(torch.device("cpu"), "32", fast=True)
+        self._own_numerics = numerics is None
+        self.needs_two = [
+            any(isinstance(m, _BatchNorm) for m in one.student.modules()) for one in distillers
+        ]
+        self.draws_globally = [draws_globally(one.student) for one in distillers]
+        self.targets: list[Tensor | None] = [None] * len(distillers)
+        self.clean_targets: list[Tensor | None] = [None] * len(distillers)
+        self.seconds_before = 0.0  # in an earlier process, when this training goes on from there
+        self.seconds_trained = 0.0
+        self.diverged = [False] * len(distillers)
+        self.stopped: list[int | None] = [None] * len(distillers)  # after which epoch, by patience
+        self.interrupted = False  # by Ctrl-C
+        self._sums: list[dict[str, Tensor | float]] = []
+        self._metrics: list[dict[str, float]] | None = None
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """One optimiser per student."""
+        return [one.optimizer_factory(one.trained_parameters()) for one in self.distillers]
+
+    def on_fit_start(self) -> None:
+        """Draw the noise that is drawn once, and look up every training sample's target."""
+        self._started = time.perf_counter()
+        if self._own_numerics:
+            self.numerics = Numerics(self.device, "32", fast=True)
+        for one in self.distillers:
+            one.numerics = self.numerics
+            one.begin_fit(self.device)
+        if self.samples is None or self.samples.z_NTC is None:
+            return
+        z_NTC = self.samples.z_NTC.to(self.device)
+        for k, one in enumerate(self.distillers):
+            generator = keyed_generator(one.seed, "frozen noise", device=self.device)
+            self.targets[k] = one.method.fixed_target(z_NTC, generator)
+            if one.method.moves_target:
+                self.clean_targets[k] = one.method.clean_target(z_NTC)
+
+    def on_train_start(self) -> None:
+        """Decide how each student's steps are made."""
+        self.steps = [
+            Graphed(partial(self._steps, k), one.student, optimizer, list(one.draws.values()))
+            if self._may_be_graphed(k)
+            else partial(self._steps, k)
+            for k, (one, optimizer) in enumerate(
+                zip(self.distillers, self._optimizers, strict=True)
+            )
+        ]
+        for optimizer, steps in zip(self._optimizers, self.steps, strict=True):
+            for group in optimizer.param_groups if isinstance(steps, Graphed) else ():
+                group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Key every generator by seed and epoch."""
+        self._metrics = None
+        self._sums = [{} for _ in self.distillers]
+        self.global_seeds = [
+            keyed_generator(one.seed, "own draws", self.current_epoch) for one in self.distillers
+        ]
+        for one in self.distillers:
+            one.begin_epoch(self.current_epoch, self.global_rank)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Let every student take its turn on a mini-batch, or on its seed's chunk of several."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        made: dict[int, Sums] = {}
+        used = []  # until all graphs have been joined: they read beside what is allocated here
+        for k, one in enumerate(self.distillers):
+            if self.active[k]:
+                x, y, more = unpack(batch if self.samples is None else batch[one.seed])
+                used.append(self.numerics.to_channels_last(x))
+                rates = self._rates(k, batch_idx * self.chunk_steps, len(y))
+                steps: Callable[..., Sums] = self.steps[k]
+                made[k] = steps(used[-1], y, more, rates)
+        for k, sums in made.items():
+            steps = self.steps[k]
+            if isinstance(steps, Graphed):
+                steps.join()
+            self._add(k, **sums)
+            if batch_idx + 1 == self.trainer.num_training_batches:
+                self.distillers[k].after_epoch(self.trainer.max_epochs or 0)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Count the errors on the validation set, and the agreements with the teacher."""
+        x, y, z = unpack(batch)
+        x = self.numerics.to_channels_last(x)
+        for k, one in enumerate(self.distillers):
+            guess = self.numerics.logits(one.eval_model, x).argmax(dim=1)
+            self._add(k, val_count=len(y), val_errors=(guess != y).sum())
+            clean = one.clean_target(x, z)
+            if clean is not None:
+                self._add(k, agreements=(guess == clean.argmax(dim=1)).sum())
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return what the epoch gave, one dict per student: the one read from the device in it.
+
+        A student whose loss is no longer finite is marked as diverged, and trained no further.
+        """
+        if self._metrics is None:
+            self._metrics = [self._read(sums) for sums in self._sums]
+            for k, metrics in enumerate(self._metrics):
+                if self.active[k]:
+                    self.diverged[k] = not math.isfinite(metrics.get("loss", math.nan))
+            self.stop_if_done()
+        return self._metrics
+
+    @property
+    def active(self) -> list[bool]:
+        """Which students are still in training: neither diverged nor out of patience."""
+        pairs = zip(self.diverged, self.stopped, strict=True)
+        return [not diverged and stopped is None for diverged, stopped in pairs]
+
+    def stop(self, k: int) -> None:
+        """Train student k no further; what it did until now counts."""
+        if self.stopped[k] is None:
+            self.stopped[k] = self.current_epoch + 1
+        self.stop_if_done()
+
+    def stop_if_done(self) -> None:
+        """End the training when no student is in it any more."""
+        self.trainer.should_stop = self.trainer.should_stop or not any(self.active)
+
+    def may_be_kept(self, k: int) -> bool:
+        """Return whether the weights are of the kind that was asked for: averaged, with ``swa``."""
+        one = self.distillers[k]
+        return one.averaging != "swa" or one.eval_model is not one.student
+
+    def on_train_epoch_end(self) -> None:
+        """Show the mean over the students in the progress bar."""
+        values = [m.get("val_error", m.get("loss", 0.0)) for m in self.metrics()]
+        name = "val_error" if "val_error" in self.metrics()[0] else "loss"
+        self.log(name, sum(values) / len(values), prog_bar=True)
+
+    def on_fit_end(self) -> None:
+        """Stop the clock."""
+        self.seconds_trained = self.seconds
+
+    def updates(self, k: int) -> int:
+        """Return the steps of student k's optimiser, as it has counted them; 0 if it does not."""
+        states = list(self._optimizers[k].state.values())
+        return int(states[0].get("step", 0)) if states else 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, validation included, over all processes that shared it."""
+        return self.seconds_before + time.perf_counter() - self._started
+
+    @property
+    def chunk_steps(self) -> int:
+        """Mini-batches in one Lightning step; one where gradients are averaged over devices."""
+        chunked = self.samples is not None and self.numerics.fast and self.trainer.world_size == 1
+        return CHUNK if chunked else 1
+
+    def _steps(self, k: int, x: Tensor, y: Tensor, more: Tensor | None, rates_S: Tensor) -> Sums:
+        """A step of student k for each of S mini-batches; of several devices each takes its share.
+
+        ``more``: sample ids where the samples are in memory, else the teacher's logits.
+        """
+        if self.samples is None:
+            return self._step(k, x, y, more, more, rates_S[0])
+        rank, world, batch_size = self.global_rank, self.trainer.world_size, self.samples.batch_size
+        sums: Sums = {}
+        for i, start in enumerate(range(0, len(y) - world + 1, batch_size)):
+            part = slice(start + rank, start + batch_size, world)
+            smallest = min(batch_size, len(y) - start) // world  # share: all skip together
+            if self.needs_two[k] and smallest < 2:
+                continue  # batch normalisation needs at least two samples
+            assert more is not None
+            z, clean = (
+                None if table is None else table[more[part]]
+                for table in (self.targets[k], self.clean_targets[k])
+            )
+            if self.distillers[k].fickle:
+                z = None  # the teacher is asked
+            for name, value in self._step(k, x[part], y[part], z, clean, rates_S[i]).items():
+                sums[name] = sums.get(name, 0) + value
+        return sums
+
+    def _step(
+        self, k: int, x: Tensor, y: Tensor, z: Tensor | None, clean: Tensor | None, rate: Tensor
+    ) -> Sums:
+        """[NT] Algorithm 1, lines 4 to 8, for student k."""
+        one, optimizer = self.distillers[k], self._optimizers[k]
+        self._set_rate(k, rate)
+        one.target = None
+        with self._global_draws(k):
+            loss = one.loss(x, y, z, one.draws["noise"])
+        optimizer.zero_grad()
+        if self.trainer.world_size > 1:
+            self.manual_backward(loss)  # also averages the gradients over the devices
+        else:
+            loss.backward()
+        if self.clip:
+            self.clip_gradients(optimizer, **self.clip)
+        optimizer.step()
+        one.after_step()
+        sums: Sums = {"loss": loss.detach() * len(y), "count": len(y)}
+        if one.target is not None and clean is not None and one.method.moves_target:
+            clean = one.method.clean_target(clean) if clean.ndim == 3 else clean
+            sums["moved"] = (one.target - clean).square().sum()
+            sums["size"] = clean.square().sum()
+        return sums
+
+    @contextmanager
+    def _global_draws(self, k: int) -> Iterator[None]:
+        """A module may draw from torch's global generator: seeded for it, then restored."""
+        if not self.draws_globally[k]:
+            yield
+            return
+        seed = torch.randint(2**62, (1,), generator=self.global_seeds[k])
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(seed))
+            yield
+
+    def _may_be_graphed(self, k: int) -> bool:
+        """Whether student k's steps are the same work each time, without a look at the device."""
+        one = self.distillers[k]
+        changes = one.hint is not None or one.averaging == "ema" or self.draws_globally[k]
+        able = self.numerics.graphs and "capturable" in self._optimizers[k].defaults
+        single = self.samples is not None and self.trainer.world_size == 1 and not self.clip
+        return able and single and not changes
+
+    def _rates(self, k: int, first: int, samples: int) -> Tensor:
+        """The learning rates of the steps on so many samples, [S], on the CPU."""
+        schedule, rate = self.distillers[k].schedule, self._optimizers[k].defaults["lr"]
+        epochs, count = self.trainer.max_epochs or 1, 1
+        per_epoch = float(self.trainer.num_training_batches)
+        if self.samples is not None:
+            count, per_epoch = -(-samples // self.samples.batch_size), self.samples.steps
+        done = [(self.current_epoch + (first + s) / per_epoch) / epochs for s in range(count)]
+        return torch.tensor([rate * schedule(one) for one in done], dtype=torch.float64)
+
+    def _set_rate(self, k: int, rate: Tensor) -> None:
+        for group in self._optimizers[k].param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(rate, non_blocking=True)
+            else:
+                group["lr"] = float(rate)
+
+    @property
+    def _optimizers(self) -> list[Optimizer]:
+        return list(self.trainer.optimizers)
+
+    def _add(self, k: int, **values: Tensor | int) -> None:
+        sums = self._sums[k]
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + value
+
+    def _read(self, sums: dict[str, Tensor | float]) -> dict[str, float]:
+        read = {name: float(value) for name, value in sums.items()}
+        metrics = {"loss": read["loss"] / read["count"]} if "count" in read else {}
+        if "moved" in read:
+            metrics["perturbation"] = read["moved"] / read["size"]
+        if read.get("val_count"):
+            metrics["val_errors"] = read["val_errors"]
+            metrics["val_error"] = read["val_errors"] / read["val_count"]
+        if "agreements" in read:
+            metrics["agreement"] = read["agreements"] / read["val_count"]
+        return metrics

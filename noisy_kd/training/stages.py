@@ -1,0 +1,295 @@
+"""A run, top to bottom: data, teacher, logits, student, result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+import noisy_kd
+from noisy_kd import runs
+from noisy_kd.config import Config
+from noisy_kd.data import ImageDataModule
+from noisy_kd.data.preprocessing import kind_of
+from noisy_kd.model import complexity
+from noisy_kd.model.network import notation_of
+from noisy_kd.runs import TEACHER_LOGITS, Result
+from noisy_kd.runs.identity import config_hash, identity, settings_hash
+from noisy_kd.training import build, checks, dashboard
+from noisy_kd.training.callbacks.logs import close
+from noisy_kd.training.callbacks.progress import Watch
+from noisy_kd.training.logits import predict_logits, stacked_logits
+from noisy_kd.training.numerics import Numerics, device_name
+from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent, train_students
+from noisy_kd.training.teacher import trained_teacher
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Runs that are trained side by side, and what they share; nothing is trained yet.
+
+    Args:
+        runs: they differ only in method, seed, dropout and optimiser.
+        data: the images, read.
+        numerics: how networks are computed.
+        teachers: untrained, the first run's, which are everybody's.
+    """
+
+    runs: list[Run]
+    data: ImageDataModule
+    numerics: Numerics
+    teachers: list[nn.Module]
+
+
+def run(
+    configs: list[Config],
+    directories: list[Path],
+    data: ImageDataModule | None = None,
+    watch: Watch | None = None,
+) -> list[Result]:
+    """Train one student per configuration and write each one's ``result.json``.
+
+    Args:
+        configs: they differ only in method, seed, dropout and optimiser.
+        directories: one for each.
+        data: the images, if they are read already.
+        watch: is called after every epoch.
+
+    Returns:
+        The results, also of students that diverged.
+
+    Raises:
+        InputError: for settings or files that cannot work, before anything is trained.
+    """
+    began = time.time()
+    prepared = prepare(configs, data)
+    data, numerics = prepared.data, prepared.numerics
+    log.info("%s", opening(configs[0], data, numerics))
+    data.to(numerics.device)
+    taught = teacher_outputs(prepared, directories[0] / "teacher")
+    sizes = [describe_run(one, prepared) for one in prepared.runs]
+    students = train_students(prepared.runs, directories, data, taught, numerics, watch)
+
+    results = []
+    for one, size, directory, student in zip(
+        prepared.runs, sizes, directories, students, strict=True
+    ):
+        z_NC = None if taught is None else one.method.clean_target(taught.test_logits)
+        errors = None if z_NC is None else count_errors(z_NC, data.test_images.labels)
+        logits = None if student.diverged else predict_logits(student.net, data.test_set())
+        result = names(one.config, one.method.is_logit_regression) | size
+        result |= outcome(student, data, logits, errors)
+        result |= {"precision": numerics.precision, "device": device_name(numerics.device)}
+        result |= {"stack_size": len(configs), "process": os.getpid(), "began": began}
+        result |= {"ended": time.time(), "versions": versions()}
+        keep(directory, one.config, student, data.preprocessing, z_NC, result)
+        show(one, student, logits, data, taught, result)
+        results.append(result)
+    return results
+
+
+def prepare(configs: list[Config], data: ImageDataModule | None = None) -> Prepared:
+    """Check, read and build everything before the first stage.
+
+    Args:
+        configs: of runs that are trained side by side.
+        data: the images, if they are read already.
+
+    Raises:
+        InputError: for settings or files that cannot work.
+    """
+    build.quiet_libraries()
+    first = configs[0]
+    for config in configs:
+        checks.check_settings(config)
+    numerics = build.numerics(first)
+    data = data or build.data_module(first)
+    teachers = build.teachers(first, data)
+    prepared = []
+    for config in configs:
+        one = Run(config, build.method(config), build.student(config, data))
+        checks.check_fit(config, data, one.method, one.student, teachers)
+        prepared.append(one)
+    return Prepared(prepared, data, numerics, teachers)
+
+
+def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
+    """Return the teachers, trained if need be, and their logits; None for a method without one.
+
+    Args:
+        prepared: its data on the device.
+        logs: folder of the curves of the teacher's training.
+
+    Raises:
+        InputError: if a checkpoint does not fit.
+        TrainingError: if a teacher's loss is no longer finite.
+    """
+    first, data, numerics = prepared.runs[0], prepared.data, prepared.numerics
+    if not first.method.has_teacher:
+        return None
+    noise = first.method.teacher_labels
+    teachers = [
+        trained_teacher(first.config, net, str(spec), data, numerics, noise, logs)
+        for spec, net in zip(first.config.teachers, prepared.teachers, strict=True)
+    ]
+    train, test = stacked_logits(teachers, data, Path(first.config.store), first.method)
+    return TeacherOutputs(teachers[0], train, test)
+
+
+def opening(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
+    """Return what is about to be done, in two lines."""
+    noise = ", ".join(f"{k} {config.method[k]:g}" for k in ("alpha", "sigma") if k in config.method)
+    method = f"{config.method_name} ({noise})" if noise else config.method_name
+    count = len(data.training_set(data.subset))
+    return (
+        f"{config.data.name}: {count:,} training samples, {len(data.val_rows):,} validation and "
+        f"{len(data.test_images):,} test images\n"
+        f"{method}: {config.teacher_name} -> {config.student_name}, seed {config.seed}, "
+        f"{config.trainer.max_epochs} epochs on {numerics.device} in {numerics.precision_name}"
+    )
+
+
+def count_errors(logits_NC: Tensor, labels_N: Tensor) -> int:
+    """Return how many samples are classified wrongly by the largest logit."""
+    return int((logits_NC.argmax(dim=1) != labels_N.cpu()).sum())
+
+
+def show(
+    one: Run,
+    student: TrainedStudent,
+    logits_NC: Tensor | None,
+    data: ImageDataModule,
+    taught: TeacherOutputs | None,
+    result: Result,
+) -> None:
+    """Add the result to the run's TensorBoard file; a dashboard that fails harms no result."""
+    try:
+        dashboard.add_run(one, student, logits_NC, data, taught, result)
+        close(student.loggers)
+    except Exception as error:  # of whatever draws or writes
+        log.warning("The dashboard of this run is not complete: %s", error)
+
+
+@rank_zero_only
+def keep(
+    directory: Path,
+    config: Config,
+    student: TrainedStudent,
+    preprocessing: nn.Module,
+    teacher_logits_NC: Tensor | None,
+    result: Result,
+) -> None:
+    """Write the student and, last, the result; then the checkpoint to go on from is not needed.
+
+    The teacher's logits of the test images stay with the run: evaluated later, or elsewhere, it is
+    compared with the teacher that it had.
+    """
+    torch.save(student.net.cpu().state_dict(), directory / "student.pt")
+    if teacher_logits_NC is not None:
+        torch.save(teacher_logits_NC.clone(), directory / TEACHER_LOGITS)
+    kind, state = kind_of(preprocessing), preprocessing.state_dict()
+    torch.save(
+        {"kind": kind, "state": {name: one.cpu() for name, one in state.items()}},
+        directory / "preprocessing.pt",
+    )
+    OmegaConf.save(OmegaConf.structured(config), directory / "config.yaml")
+    runs.write_result(directory, result)
+    student.checkpoint.unlink(missing_ok=True)
+
+
+def names(config: Config, is_logit_regression: bool) -> Result:
+    """Return what was run: names and settings."""
+    return {
+        "dataset": config.data.name,
+        "student": config.student_name,
+        "teacher": config.teacher_name,
+        "method": "logit_regression" if is_logit_regression else config.method_name,
+        "alpha": config.method.get("alpha"),
+        "sigma": config.method.get("sigma"),
+        "seed": config.seed,
+        "dropout": config.student.dropout,
+        "subset": config.data.subset,
+        "config_hash": config_hash(config),
+        "settings_hash": settings_hash(config),
+        "settings": identity(config),
+    }
+
+
+def write_failed(config: Config, directory: Path, error: str) -> None:
+    """Write a ``result.json`` that says why there is no result; the run is tried again next time."""
+    clean = build.method(config).is_logit_regression
+    runs.write_result(directory, names(config, clean) | {"status": "failed", "error": error})
+
+
+def describe_run(one: Run, prepared: Prepared) -> Result:
+    """Return what the networks are, and what they cost."""
+    data, shape = prepared.data, prepared.data.input_shape
+    cost = complexity.multiplications(one.student, shape)
+    teacher_cost = sum(complexity.multiplications(net, shape) for net in prepared.teachers)
+    specs = zip(prepared.teachers, one.config.teachers, strict=True)
+    return {
+        "student_layers": _layers(one.student, one.config.student_name),
+        "teacher_layers": " + ".join(_layers(net, str(spec)) for net, spec in specs),
+        "input_shape": list(shape),
+        "classes": list(data.classes),
+        "multiplications": cost,
+        "teacher_multiplications": teacher_cost,
+        "compression": teacher_cost / cost,
+        "parameters": complexity.parameters(one.student),
+        "teacher_parameters": sum(complexity.parameters(net) for net in prepared.teachers),
+    }
+
+
+def _layers(net: nn.Module, name: str) -> str:
+    """A network's notation, or what it is called."""
+    try:
+        return notation_of(net)
+    except ValueError:
+        return name
+
+
+def outcome(
+    student: TrainedStudent,
+    data: ImageDataModule,
+    logits_NC: Tensor | None,
+    teacher_errors: int | None,
+) -> Result:
+    """How it went; the logits are those of the test images, in float32, with the chosen weights."""
+    size = len(data.test_images)
+    errors = None if logits_NC is None else count_errors(logits_NC, data.test_images.labels)
+    return {
+        "status": "diverged" if student.diverged else "done",
+        "test_error": None if errors is None else errors / size,
+        "test_errors": errors,
+        "test_size": size,
+        "val_error": student.best.val_error,
+        "teacher_test_error": None if teacher_errors is None else teacher_errors / size,
+        "teacher_test_errors": teacher_errors,
+        "best_epoch": student.best.epoch,
+        "epochs": student.epochs,
+        "steps": student.steps,
+        "seconds": round(student.seconds, 3),
+        "samples_per_second": round(student.samples / student.seconds, 1),
+    }
+
+
+def versions() -> dict[str, Any]:
+    """What the numbers were made with."""
+    return {
+        "noisy_kd": noisy_kd.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+    }
