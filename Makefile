@@ -1,5 +1,7 @@
 # make train          set up and train (arguments: make train ARGS="data=mnist seed=2")
-# make test           set up and test (real data: NOISY_KD_DATA=DIR make test)
+# make test           set up and test; without the slow tests (with them: make test SLOW=1), and
+#                     with the real data where NOISY_KD_DATA=DIR says where they are
+# make coverage       the same, and which lines the tests do not reach, in other processes too
 # make results        replaces tables in results/: make results TABLE="table1 readings" SEEDS=0,1,2,3,4
 # make cifar10        the paper's tables on CIFAR-10, likewise (days on two cores)
 # make lint           style and types
@@ -9,14 +11,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 SEEDS ?= 0,1,2
+SLOW ?=
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(SLOW),,-m "not slow")
 
-.PHONY: train test results cifar10 lint clean
+.PHONY: train test coverage results cifar10 lint clean
 
 train: .venv/.train
 	@$(BIN)/python train.py $(ARGS)
 
 test: .venv/.test
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=term)
+	$(PYTEST) $(ARGS)
+
+coverage: .venv/.test
+	$(PYTEST) --cov --cov-report=term $(ARGS)
 
 results:
 	@test -n "$(TABLE)" || { echo "make results TABLE=table1: name a sweep"; exit 2; }

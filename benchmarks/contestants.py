@@ -1,4 +1,4 @@
-"""One contestant in a process of its own: python -m benchmarks.contestants NAME SETTING -> JSON.
+"""python -m benchmarks.contestants NAME SETTING: one contestant in a process of its own, as JSON.
 
 Every contestant trains the papers' student on the same random images with a frozen teacher, by
 mini-batches of 64, on the noisy teacher's target (KD_Lib: its own), and prints the samples per
@@ -24,14 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from noisy_kd.config import Config, compose
+from noisy_kd.cli.arguments import compose
+from noisy_kd.config import Config
 from noisy_kd.data import CIFAR10DataModule, ImageDataModule, MNISTDataModule
 from noisy_kd.data.sources import Images, Source
 from noisy_kd.method import LogitNoise, logit_regression
 from noisy_kd.model import complexity
-from noisy_kd.model.network import build
-from noisy_kd.training import assembly, hardware
-from noisy_kd.training.students import TeacherOutputs, new_student, train_students
+from noisy_kd.model.device import resolve_precision
+from noisy_kd.training import build, numerics
+from noisy_kd.training.students import Run, TeacherOutputs, train_students
 from noisy_kd.training.teacher import frozen
 
 BATCH = 64
@@ -41,19 +42,19 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @dataclass
 class Problem:
-    """What is trained: data, teacher, student's settings."""
+    """What is trained: data, teacher, student's settings; ``precision`` is ``32`` or ``bf16``."""
 
     config: Config
     data: ImageDataModule
     x: Tensor
     y: Tensor
-    teacher: nn.Sequential
+    teacher: nn.Module
     logits: Tensor
     precision: str
     steps: int
 
-    def student(self) -> nn.Sequential:
-        return new_student(self.config, self.data)
+    def student(self) -> nn.Module:
+        return build.student(self.config, self.data)
 
     @property
     def noise(self) -> LogitNoise:
@@ -64,24 +65,30 @@ class Problem:
 
 
 def problem(setting: str, steps: int, precision: str) -> Problem:
-    """Random images of the data set's shape, nets with random weights."""
+    """Random images of the data set's shape, nets with random weights.
+
+    Args:
+        setting: ``mnist`` or ``cifar10``.
+        steps: of mini-batches, in an epoch.
+        precision: ``32``, or ``auto``: bf16 on a device with bf16 units.
+    """
     kind = {"mnist": MNISTDataModule, "cifar10": CIFAR10DataModule}[setting]
     shape = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[setting]
-    config = compose([f"data={setting}", "data.val_size=0", "callbacks=quiet", "logger=csv"])
-    config.precision = {"bf16": "auto", "32": "32"}[precision]
+    config = compose([f"data={setting}", "data.val_size=0"])
     count, g = steps * BATCH // kind.views, torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, *shape), generator=g, dtype=torch.uint8)
     labels = torch.arange(count) % 10
     few = Images(pixels[:100], labels[:100])
     source = Source(Images(pixels, labels), few, tuple("0123456789"))
-    data = kind(val_size=0, read=source)
+    data = kind(val_size=0, source=source)
     data.setup()
-    table = data.training_table()
-    x, y, _ = table[torch.arange(len(table))]
-    teacher = frozen(build(assembly.layers_for(config.teacher.layers, 10), shape, 10))
+    dataset = data.training_set()
+    x, y = dataset[torch.arange(len(dataset))]
+    teacher = frozen(build.teachers(config, data)[0])
     with torch.no_grad():
         logits = torch.cat([teacher(part) for part in x[:256].split(64)])
     logits = logits.repeat(-(-len(x) // len(logits)), 1)[: len(x)]
+    precision = resolve_precision(precision, True, DEVICE)
     return Problem(config, data, x, y, teacher, logits, precision, steps)
 
 
@@ -108,25 +115,19 @@ def ours(p: Problem, students: int = 1, fast: bool = True) -> float:
     """This project's student stage with its own defaults: what further epochs take."""
     seconds = []
     lengths = (1, 2) if DEVICE.type == "cpu" else (1, 1, 4)  # a GPU has to be woken up first
+    how = numerics.set_up(p.precision, fast, DEVICE)
+    p.data.to(DEVICE)
+    outputs = TeacherOutputs(p.teacher, p.logits[:, None], p.logits[:1, None])
     for epochs in lengths:
-        configs = [
-            compose(
-                [
-                    *("callbacks=quiet", "logger=csv", "data.val_size=0", f"method.sigma={k / 10}"),
-                    *(f"data={p.data.name}", f"trainer.max_epochs={epochs}"),
-                    *(f"precision={p.config.precision}", f"fast={fast}"),
-                ]
-            )
-            for k in range(students)
-        ]
-        numerics = hardware.choose(p.config.precision, fast, DEVICE)
-        p.data.to(DEVICE)
-        teaching = TeacherOutputs(p.teacher, None, p.logits[:, None], p.logits[:1, None])
+        common = [f"data={p.data.name}", "data.val_size=0", "callbacks=quiet", "logger=csv"]
+        common += [f"trainer.max_epochs={epochs}", f"precision={p.precision}", f"fast={fast}"]
+        configs = [compose([*common, f"method.sigma={k / 10}"]) for k in range(students)]
+        runs = [Run(one, build.method(one), build.student(one, p.data)) for one in configs]
         with tempfile.TemporaryDirectory() as folder:
             places = [Path(folder) / str(k) for k in range(students)]
             for place in places:
                 place.mkdir()
-            done = train_students(configs, places, p.data, teaching, numerics)
+            done = train_students(runs, places, p.data, outputs, how)
         seconds.append(done[0].seconds)
     samples = students * len(p.x) * (lengths[-1] - lengths[-2])
     return samples / (seconds[-1] - seconds[-2])
@@ -192,16 +193,16 @@ def pytorch_plain(p: Problem) -> float:
 
 
 def hand_loop(p: Problem) -> float:
-    """Every trick by hand: cached logits, index batches, fused Adam, channels last, bf16."""
-    numerics = hardware.choose(p.precision, True, DEVICE)
-    net = numerics.arrange_net(p.student())
-    x, z = numerics.arrange(p.x.to(DEVICE)), p.logits.to(DEVICE)
+    """Every trick by hand: cached logits, index batches, fused Adam, channels last."""
+    how = numerics.set_up(p.precision, True, DEVICE)
+    net = how.place(p.student())
+    x, z = how.to_channels_last(p.x.to(DEVICE)), p.logits.to(DEVICE)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
 
     def steps() -> Iterator[None]:
         for rows in torch.randperm(len(x)).split(BATCH):
-            with numerics.autocast():
-                g = net(numerics.arrange(x[rows]))
+            with how.autocast():
+                g = net(how.to_channels_last(x[rows]))
             update(optimizer, logit_regression(g.float(), p.noise(z[rows])))
             yield
 
@@ -325,10 +326,10 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 def main() -> None:
     """Run one contestant and print what it reached."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.contestants", description=__doc__)
     parser.add_argument("name", choices=CONTESTANTS)
     parser.add_argument("setting", choices=["mnist", "cifar10"])
-    parser.add_argument("--precision", choices=["32", "bf16"], default="32")
+    parser.add_argument("--precision", choices=["32", "auto"], default="32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--allocator", action="store_true", help="the settings of this project")
@@ -337,7 +338,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
     if options.allocator:
-        hardware.choose("32", True, DEVICE)
+        numerics.set_up("32", True, DEVICE)
     p = problem(options.setting, options.steps, options.precision)
     speed = CONTESTANTS[options.name](p)
     cost = complexity.multiplications(p.student(), p.data.input_shape)

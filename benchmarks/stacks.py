@@ -1,8 +1,9 @@
 """python -m benchmarks.stacks: ways to train several students at once on one device.
 
 Each way makes the same steps (the noise drawn anew, squared error on logits, fused Adam,
-mini-batches of 64) of K nets on random images, again and again; samples/s summed over the nets,
-medians. On a GPU this decided how a stack is trained there (docs/performance.md).
+mini-batches of 64, bf16 on a device with bf16 units) of K nets on random images, again and again;
+samples/s summed over the nets, medians. On a GPU this decided how a stack is trained there
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ from torch.func import functional_call, stack_module_state
 
 from benchmarks.contestants import BATCH, DEVICE, Problem, problem, update, wait
 from noisy_kd.method.losses import logit_regression
-from noisy_kd.training import hardware
 from noisy_kd.training.graphs import Sums, capture
-from noisy_kd.training.numerics import Numerics
+from noisy_kd.training.numerics import Numerics, set_up
 
 CHUNK = 16  # mini-batches in one call, as in training
 Way = Callable[[list[Callable[[], Sums]], list[torch.Generator]], Callable[[], object]]
@@ -75,7 +75,7 @@ def stacked(
     p: Problem, count: int, numerics: Numerics
 ) -> tuple[Callable[[], Sums], torch.Generator]:
     """The nets as one: weights [K, ...], ``vmap`` (batched products, grouped convolutions)."""
-    nets = [numerics.arrange_net(p.student()) for _ in range(count)]
+    nets = [numerics.place(p.student()) for _ in range(count)]
     weights, _ = stack_module_state([_Computed(net, numerics) for net in nets])
     base = _Computed(nets[0].to("meta"), numerics)
     optimizer = _adam(list(weights.values()), numerics)
@@ -102,7 +102,7 @@ def stacked(
 class _Computed(nn.Module):
     """A net, computed as in training."""
 
-    def __init__(self, net: nn.Sequential, numerics: Numerics) -> None:
+    def __init__(self, net: nn.Module, numerics: Numerics) -> None:
         super().__init__()
         self.net, self.numerics = net, numerics
 
@@ -112,7 +112,7 @@ class _Computed(nn.Module):
 
 def single(p: Problem, numerics: Numerics, seed: int) -> tuple[Callable[[], Sums], torch.Generator]:
     """A net of its own, and its steps."""
-    net = numerics.arrange_net(p.student())
+    net = numerics.place(p.student())
     optimizer = _adam(list(net.parameters()), numerics)
     generator = torch.Generator(DEVICE).manual_seed(seed)
     return partial(_steps, p, net, optimizer, generator, *_chunk(p, numerics), numerics), generator
@@ -120,7 +120,7 @@ def single(p: Problem, numerics: Numerics, seed: int) -> tuple[Callable[[], Sums
 
 def _steps(
     p: Problem,
-    net: nn.Sequential,
+    net: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     x: Tensor,
@@ -142,7 +142,7 @@ def _adam(weights: list[Tensor], numerics: Numerics) -> torch.optim.Optimizer:
 
 def _chunk(p: Problem, numerics: Numerics) -> tuple[Tensor, Tensor]:
     rows = slice(0, CHUNK * BATCH)
-    return numerics.arrange(p.x[rows].to(DEVICE)), p.logits[rows].to(DEVICE)
+    return numerics.to_channels_last(p.x[rows].to(DEVICE)), p.logits[rows].to(DEVICE)
 
 
 def speed(launch: Callable[[], object], samples: int, seconds: float) -> float:
@@ -159,7 +159,7 @@ def speed(launch: Callable[[], object], samples: int, seconds: float) -> float:
 
 def measure(p: Problem, count: int, seconds: float) -> dict[str, float]:
     """Way -> samples/s, summed over ``count`` nets."""
-    numerics = hardware.choose(p.config.precision, True, DEVICE)
+    numerics = set_up(p.precision, True, DEVICE)
     ways: dict[str, Way] = {"in turn": in_turn}
     if DEVICE.type == "cuda":
         ways |= {"graphs in turn": graphs_in_turn, "graphs at once": graphs_at_once}
@@ -167,7 +167,7 @@ def measure(p: Problem, count: int, seconds: float) -> dict[str, float]:
     if as_one and DEVICE.type == "cuda":
         as_one["vmap, a graph"] = graphs_in_turn
     found = {}
-    with numerics.products():
+    with numerics.matmul_precision():
         for name, way in ways.items():
             steps, draws = zip(*(single(p, numerics, k) for k in range(count)), strict=True)
             found[name] = _measured(way, list(steps), list(draws), count, seconds)
@@ -206,7 +206,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for setting in options.settings:
-        p = problem(setting, CHUNK, "bf16")
+        p = problem(setting, CHUNK, "auto")
         for count in options.counts:
             ways = measure(p, count, options.seconds)
             found.setdefault(setting, {})[str(count)] = ways

@@ -21,7 +21,6 @@ from pathlib import Path
 
 from benchmarks.memory import TRAIN, write_mnist
 
-SAMPLES = 50_000
 LIKE = ["data=mnist", "callbacks=quiet", "logger=csv", "force=true", "teacher.max_epochs=1"]
 
 
@@ -30,18 +29,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=50_000, help="in an epoch")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = os.environ.get("NOISY_KD_DATA")
         if root is None:
             write_mnist(Path(folder))
         likes = [*LIKE, f"data.root={root or folder}", f"store={folder}/store"]
+        likes += [f"data.subset={options.samples}", f"teacher.subset={options.samples}"]
         epochs = f"trainer.max_epochs={options.epochs}"
-        run(folder, *likes, "trainer.max_epochs=1")
+        run(folder, options.samples, *likes, "trainer.max_epochs=1")
         speeds: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for _ in range(options.rounds):
-            speeds["eleven"].append(run(folder, "-cn", "table1", *likes, epochs))
-            speeds["one"].append(run(folder, *likes, "method.sigma=0.5", epochs))
+            speeds["eleven"].append(run(folder, options.samples, "-cn", "table1", *likes, epochs))
+            speeds["one"].append(run(folder, options.samples, *likes, "method.sigma=0.5", epochs))
     eleven, one = (
         [statistics.median(values) for values in zip(*speeds[name], strict=True)]
         for name in ("eleven", "one")
@@ -51,7 +52,7 @@ def main() -> None:
     print(f"ratio: {eleven[0] / one[0]:.2f} in training, {eleven[1] / one[1]:.2f} with start-up")
 
 
-def run(folder: str, *command: str) -> tuple[float, float]:
+def run(folder: str, count: int, *command: str) -> tuple[float, float]:
     """Samples/s, summed over students: while they trained, and over the command's time."""
     place = tempfile.mkdtemp(dir=folder)
     directory = f"hydra.{'sweep' if '-cn' in command else 'run'}.dir={place}"
@@ -62,7 +63,7 @@ def run(folder: str, *command: str) -> tuple[float, float]:
     workers: dict[int, set[tuple[float, int]]] = defaultdict(set)  # one entry for each stack
     for result in results:
         workers[result["process"]].add((result["seconds"], result["epochs"] * result["stack_size"]))
-    samples = {p: SAMPLES * sum(n for _, n in stacks) for p, stacks in workers.items()}
+    samples = {p: count * sum(n for _, n in stacks) for p, stacks in workers.items()}
     trained = {p: sum(s for s, _ in stacks) for p, stacks in workers.items()}
     return sum(samples[p] / trained[p] for p in workers), sum(samples.values()) / seconds
 

@@ -208,6 +208,8 @@ def read(cfg: DictConfig) -> Config:
     """
     try:
         own = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"})
+        for key in sorted(OmegaConf.missing_keys(own)):
+            raise InputError(f"{key} has no value: give it one.")
         content = OmegaConf.to_container(own, resolve=True)
         _gather_arguments(content)  # type: ignore[arg-type]
         merged = OmegaConf.merge(OmegaConf.structured(Config), content)

@@ -39,9 +39,12 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
-@cache
-def _composed(overrides: tuple[str, ...]) -> Config:
-    return compose(overrides)
+_compose_once = cache(compose)
+
+
+def composed(*overrides: str) -> Config:
+    """What :func:`compose` returns, composed once in a session."""
+    return copy.deepcopy(_compose_once(overrides))
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def short(store):
     """A short run's configuration on the digits, with these overrides."""
 
     def make(*overrides: str) -> Config:
-        return copy.deepcopy(_composed((*SHORT, f"store={store}", *overrides)))
+        return composed(*SHORT, f"store={store}", *overrides)
 
     return make
 
@@ -89,23 +92,35 @@ def _add_pixel(writer, tag, figure):
     writer.add_image(tag, torch.zeros(1, 1, 1))
 
 
+def run_here(main, argv, folder, env=None):
+    """Run a command in this process, in this folder.
+
+    Args:
+        main: returns its exit code.
+        argv: its name and arguments.
+        folder: the current one for it.
+        env: further environment variables.
+
+    Returns:
+        What :func:`subprocess.run` would: ``returncode``, ``stdout``, ``stderr``. An unexpected
+        error is raised.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    argv = [str(argument) for argument in argv]
+    with _own_globals(argv, folder, env or {}), redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main()
+        except SystemExit as error:  # argparse's
+            code = error.code
+    return subprocess.CompletedProcess(argv, code or 0, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture
 def command(tmp_path):
-    """Run ``noisy-kd VERB ARGUMENTS`` in this process, with ``tmp_path`` as its folder.
-
-    Returns what :func:`subprocess.run` would: ``returncode``, ``stdout``, ``stderr``. A traceback
-    of an unexpected error is the test's failure.
-    """
+    """Run ``noisy-kd VERB ARGUMENTS`` by :func:`run_here`, in ``tmp_path``."""
 
     def run(*arguments, env=None):
-        out, err = io.StringIO(), io.StringIO()
-        argv = ["noisy-kd", *map(str, arguments)]
-        with _own_globals(argv, tmp_path, env or {}), redirect_stdout(out), redirect_stderr(err):
-            try:
-                code = cli.main()
-            except SystemExit as error:  # argparse's
-                code = error.code
-        return subprocess.CompletedProcess(argv, code or 0, out.getvalue(), err.getvalue())
+        return run_here(cli.main, ["noisy-kd", *arguments], tmp_path, env)
 
     return run
 
@@ -119,7 +134,7 @@ def _own_globals(argv, folder, env):
     try:
         os.environ.update({"NOISY_KD_DATA": "", **env})
         os.chdir(folder)
-        sys.argv = argv
+        sys.argv = argv.copy()
         cli_train._started = False
         GlobalHydra.instance().clear()
         yield

@@ -1,18 +1,20 @@
-"""Networks of a user's own, named by their import path."""
+"""Networks outside the package, named by their import path."""
 
 import torch
 from torch import nn
+
+SHAPELESS = 3
 
 
 class Small(nn.Module):
     """Batch normalisation, dropout, and a forward pass that is no sequence."""
 
-    def __init__(self, num_classes: int = 7) -> None:
+    def __init__(self, num_classes: int = 7, width: int = 4) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
+        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
         self.drop = nn.Dropout(0.2)
-        self.head = nn.Linear(8, num_classes)
+        self.head = nn.Linear(2 * width, num_classes)
 
     def forward(self, x):
         h = self.norm(self.conv(x)).relu()
@@ -25,12 +27,12 @@ def of_ten():
 
 
 def wrong():
-    """No classifier."""
+    """Gives no logits."""
     return nn.Conv2d(1, 4, 3)
 
 
 def nothing():
-    """No module."""
+    """Gives no module."""
     return 3
 
 

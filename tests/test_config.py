@@ -1,16 +1,25 @@
+"""What the configuration accepts, what a run is named by, and what its hash covers."""
+
+import re
+
 import pytest
 import torch
+from conftest import composed
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from noisy_kd.config import check_range, compose, network_name
-from noisy_kd.errors import InputError, one_line
+from noisy_kd.cli.arguments import compose
+from noisy_kd.cli.errors import one_line
+from noisy_kd.config import CONF, check_range, network_name
+from noisy_kd.errors import InputError
 from noisy_kd.runs.identity import config_hash, run_name, settings_hash
 
 BASE = ["data=mnist"]
 
 
 def hash_of(*overrides):
-    return config_hash(compose([*BASE, *overrides]))
+    return config_hash(composed(*BASE, *overrides))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +81,7 @@ def test_equal_numbers_and_equal_networks_have_equal_hashes():
 
 
 def test_the_architecture_counts_and_not_its_name(monkeypatch):
-    config = compose(BASE)
+    config = composed(*BASE)
     before = config_hash(config)
     config.student.layers = "FC400-FC10"
     monkeypatch.setattr("noisy_kd.config.named_networks", lambda: {"FC400-FC10": "fc800"})
@@ -87,9 +96,9 @@ def test_a_student_without_a_teacher_does_not_depend_on_one():
 
 
 def test_the_settings_leave_out_the_method():
-    one, other = (compose([*BASE, f"method={m}"]) for m in ("noisy_teacher", "logit_regression"))
+    one, other = (composed(*BASE, f"method={m}") for m in ("noisy_teacher", "logit_regression"))
     assert settings_hash(one) == settings_hash(other)
-    assert settings_hash(compose([*BASE, "seed=5"])) != settings_hash(one)
+    assert settings_hash(composed(*BASE, "seed=5")) != settings_hash(one)
 
 
 def test_a_checkpoint_and_a_folder_count_by_their_content(tmp_path):
@@ -151,8 +160,8 @@ def test_data_sets_choose_their_networks_and_noise():
         (["trainer.strategy=foo"], "must be one of auto, ddp"),
         (["trainer.accelerator=abacus"], "must be one of auto, cpu, gpu, mps"),
         (["student.layers=FC9999999999999-FC10"], "at most"),
-        (["student.layers=[C5(S1P2)@4"], "quote a value with brackets twice"),
-        (["seed=x"], "seed=x must be of the kind integer"),
+        (["student.layers=[C5(S1P2)@4"], r"student\.layers=\[C5\(S1P2\)@4: "),
+        (["seed=x"], "seed=x must be an integer"),
         (["seed=null"], "seed must have a value"),
         (["data.seed=-1"], "data.seed=-1"),
         (["data.batch_size=0"], "data.batch_size=0 must be at least 1"),
@@ -171,9 +180,9 @@ def test_data_sets_choose_their_networks_and_noise():
         (["data.rot=1"], "data.rot is not a key"),
         (["+callbacks.x=1"], "callbacks.x is not a key"),
         (["method=logit_regression", "method.sigma=1"], "method.sigma is not a key"),
-        (["data=imagenet"], "there is no data named imagenet: choose cifar10, digits"),
-        (["method=noisy"], "there is no method named noisy: choose fickle_teacher"),
-        (["model@student=resnet"], "there is no model named resnet: choose alexnet_mod"),
+        (["data=imagenet"], "data/imagenet.*in .data.: cifar10 digits"),
+        (["method=noisy"], "method/noisy.*in .method.: fickle_teacher"),
+        (["model@student=resnet"], "model/resnet.*in .model.: alexnet_mod"),
         (["teacher.checkpoint=/no/such"], "/no/such cannot be read"),
     ],
 )
@@ -182,8 +191,6 @@ def test_wrong_settings_are_refused_in_one_line(overrides, what):
         run_name(compose(overrides))
     line = one_line(caught.value)
     assert "\n" not in line
-    import re
-
     assert re.search(what, line), line
 
 
@@ -194,11 +201,6 @@ def test_ranges():
 
 
 def test_the_resolver_names_the_directory():
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    from noisy_kd.config import CONF
-
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra_compose("config", return_hydra_config=True)
     assert cfg.hydra.run.dir == f"runs/{run_name(compose([]))}"

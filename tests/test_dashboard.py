@@ -7,8 +7,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from noisy_kd import dashboard
+from noisy_kd.report.dashboard import add_sweep
 from noisy_kd.report.tables import Table
+from noisy_kd.training import dashboard
 from noisy_kd.training.stages import run
 
 
@@ -100,7 +101,7 @@ def test_weights_are_histograms_when_asked(shown):
     assert len(events.Tags()["histograms"]) == 4
 
 
-def test_a_dashboard_that_fails_harms_no_result(short, tmp_path, monkeypatch, caplog):
+def test_a_failing_dashboard_does_not_harm_the_result(short, tmp_path, monkeypatch, caplog):
     caplog.set_level("WARNING")  # whatever other tests have left
     monkeypatch.setattr(dashboard, "_bars", lambda *_: 1 / 0)
     (result,) = run([short()], [tmp_path])
@@ -118,7 +119,7 @@ def test_a_diverged_run_is_shown(shown):
 
 def test_a_sweeps_table_is_written_anew(tmp_path):
     for title in ("old", "new"):
-        dashboard.add_sweep(tmp_path, "quick", [Table(title, ["a"], [["1"]])])
+        add_sweep(tmp_path, "quick", [Table(title, ["a"], [["1"]])])
     (tag,) = read(tmp_path / "quick").Tags()["tensors"]
     text = read(tmp_path / "quick").Tensors(tag)[0].tensor_proto.string_val[0].decode()
     assert "new" in text

@@ -1,70 +1,101 @@
-"""Every command in README, docs and sweeps is one that works; every link leads somewhere."""
+"""Every command in README, docs, sweeps and help is one that works; every link leads somewhere."""
 
+import ast
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
-import sys
 from functools import cache
+from importlib import import_module
+from itertools import pairwise
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, run_here
 
-from noisy_kd import config
-from noisy_kd.config import compose
+from noisy_kd.cli import main as cli
+from noisy_kd.cli.arguments import compose
 from noisy_kd.report import sweeps
-from noisy_kd.sweep.plugins import add_to_path
 from noisy_kd.training.stages import run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FILES = [*PAGES, *sorted((ROOT / "sweeps").glob("*.yaml"))]
+FILES = [*PAGES, *sorted((ROOT / "sweeps").glob("*.yaml")), ROOT / "conf" / "config.yaml"]
 PLACES = ("data.root", "store", "teacher.checkpoint", "hydra")  # of a user's own
-add_to_path()
+FORMS = ("GROUP", "KEY", "VERB", "SWEEP", "...")  # of a command's form, no command
+START = r"noisy-kd|python train\.py|python -m (?:noisy_kd|benchmarks)[\w.]*"
 
 
-def commands(start):
-    """(file, command) of all commands that begin so, continued lines joined, comments cut."""
+def code(file):
+    """The pieces of code in a file: of a page what is marked as code, else every line."""
+    text = file.read_text().replace("\\\n", " ")
+    if file.suffix != ".md":
+        yield from (line.lstrip("# ") for line in text.splitlines())
+        return
+    for block in re.findall(r"^```.*?\n(.*?)^```", text, flags=re.S | re.M):
+        yield from block.splitlines()
+    text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    for line in text.splitlines():
+        if line.startswith("    "):
+            yield line.strip()
+        else:
+            yield from re.findall(r"`([^`]+)`", line)
+
+
+def commands():
+    """(file, command) of all commands; their comments are cut."""
     for file in FILES:
-        text = file.read_text().replace("\\\n", " ")
-        for found in re.findall(rf"{start}[^`\n]*", text):
-            yield file.name, re.split(r"\s#|\s{3,}|[;,.)]?$|,\s|\)|;", found)[0].strip()
+        for piece in code(file):
+            for found in re.findall(rf"(?:^|[\s$])((?:{START})(?: .*)?$)", piece):
+                command = re.split(r"\s#|\s{3,}|;|`", found)[0].strip()
+                if not any(form in command for form in FORMS):
+                    yield file.name, command
 
 
-TRAIN = sorted(set(commands(r"python train\.py ")))
-MODULES = sorted(set(commands(r"python -m (?:noisy_kd|benchmarks)")))
-
-
-@pytest.mark.parametrize(("file", "command"), TRAIN, ids=lambda one: one)
-def test_a_training_composes(file, command):
-    words = shlex.split(command.removeprefix("python train.py "))
-    name, overrides = "config", []
-    for flag, word in zip([None, *words], words, strict=False):
-        if flag == "-cn":
-            name = word
-        elif "=" in word and not word.startswith(PLACES):
+def settings_of(words):
+    """Overrides of one run of a training: of several values, which are a sweep, the first."""
+    for word in words:
+        if "=" in word and not word.startswith(("-", *PLACES)):
             key, _, value = word.partition("=")
             values = sweeps.split(value) if not value.startswith(('"', "'")) else [value]
             first = values[0] if len(values) > 1 and value[0] not in "[\"'" else value
-            first = f"{first:g}" if isinstance(first, float) else first
-            overrides.append(f"{key}={first}")
-    forms = ("GROUP", "KEY", "absolute")  # a command's form; the method that test_readme trains
-    assert any(form in command for form in forms) or compose(overrides, name)
+            yield f"{key}={first:g}" if isinstance(first, float) else f"{key}={first}"
+
+
+COMMANDS = sorted(set(commands()))
+TRAIN = r"python train\.py|noisy-kd (?:train|describe)"
+TRAINS = [(file, command) for file, command in COMMANDS if re.match(TRAIN, command)]
+OTHERS = [one for one in COMMANDS if one not in TRAINS]
+
+
+@pytest.mark.parametrize(("file", "command"), TRAINS, ids=lambda one: one)
+def test_a_training_composes(file, command):
+    words = shlex.split(re.sub(rf"^(?:{TRAIN})", "", command))
+    names = [word for flag, word in pairwise(words) if flag == "-cn"]
+    if "-cd" not in words and "method=absolute" not in words:  # of a user's own
+        assert compose(list(settings_of(words)), *names)
 
 
 @cache
-def help_of(module):
-    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
+def help_of(start):
+    """What ``START --help`` prints, in this process."""
+
+    def run_module():
+        runpy.run_module(name, run_name="__main__")
+
+    name, *verb = start.removeprefix("python -m ").split()
+    main = run_module if start.startswith("python") else cli.main
+    done = run_here(main, [name, *verb, "--help"], ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-@pytest.mark.parametrize(("file", "command"), MODULES, ids=lambda one: one)
+@pytest.mark.parametrize(("file", "command"), OTHERS, ids=lambda one: one)
 def test_a_command_and_its_options_are_there(file, command):
-    module, *words = command.removeprefix("python -m ").split()
-    for option in re.findall(r"--[a-z0-9-]+", " ".join(words)):
-        assert option in help_of(module), command
-    help_of(module)
+    start = re.match(r"python -m \S+|noisy-kd(?: [a-z]+)?", command)[0]
+    shown = help_of(start)
+    assert shown
+    for option in re.findall(r"--[a-z0-9-]+", command):
+        assert option in shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -73,22 +104,35 @@ def test_links_lead_somewhere(page):
         assert (page.parent / link).exists(), link
 
 
+def python_of(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_the_python_of_a_page_imports_is_there(page):
+    for node in (node for block in python_of(page) for node in ast.walk(ast.parse(block))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("noisy_kd"):
+            for alias in node.names:
+                assert hasattr(import_module(node.module), alias.name), alias.name
+
+
 def test_the_data_set_of_the_docs_is_trained_on(short, tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "extending.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
-    (tmp_path / "letters.py").write_text(code)
+    page = ROOT / "docs" / "extending.md"
+    (block,) = [block for block in python_of(page) if "class Letters" in block]
+    (tmp_path / "letters.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
     own = ("data._target_=letters.Letters", "data.name=letters", "data.val_size=30")
     (result,) = run([short(*own, "trainer.max_epochs=20")], [tmp_path])
     assert result["classes"] == ["A", "B", "C"]
     assert result["test_error"] < 0.4
-    settings = yaml.safe_load(re.search(r"# @package _global_\n((?:    .*\n)+)", page)[1])
+    text = re.search(r"# @package _global_\n((?:    .*\n)+)", page.read_text())[1]
+    settings = yaml.safe_load(text)
     assert {"data", "recipe", "defaults"} == set(settings)
     conf = tmp_path / "conf"
     shutil.copytree(ROOT / "conf", conf)
     (conf / "data" / "letters.yaml").write_text("# @package _global_\n" + yaml.safe_dump(settings))
-    monkeypatch.setattr(config, "CONF", conf)
-    composed = compose(["data=letters"])
-    assert composed.data.name == "letters"
-    assert (composed.teacher.max_epochs, composed.teacher.shift) == (3, 0)
-    assert not composed.teacher.batch_norm
+    monkeypatch.setattr("noisy_kd.cli.arguments.CONF", conf)
+    written = compose(["data=letters"])
+    assert written.data.name == "letters"
+    assert (written.teacher.max_epochs, written.teacher.shift) == (3, 0)
+    assert not written.teacher.batch_norm

@@ -2,16 +2,16 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from commands import command
+from conftest import SHORT
 from torch import nn
 
+from noisy_kd.cli.arguments import compose
 from noisy_kd.errors import InputError
-from noisy_kd.evaluation.__main__ import KINDS, evaluate
+from noisy_kd.evaluation.evaluate import KINDS, evaluate
 from noisy_kd.evaluation.robustness import Classifier, Evaluation
 from noisy_kd.report import robustness
 from noisy_kd.runs import load_student, read_result
@@ -21,10 +21,6 @@ from noisy_kd.training.stages import run
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, store):
-    from conftest import SHORT
-
-    from noisy_kd.config import compose
-
     folder = tmp_path_factory.mktemp("evaluated")
     directories = []
     for seed in (1, 2):
@@ -70,13 +66,14 @@ def test_the_report_has_a_row_for_the_method_over_its_seeds(finished):
     assert line["n"] == "2"
     errors = [100 * one["evaluation"]["clean"]["error"] for one in found]
     assert line["error %"].startswith(f"{sum(errors) / 2:.3g}")
-    assert robustness.tables(found, {"data": ["mnist"]}) == []
+    with pytest.raises(InputError, match="no run has data=mnist"):
+        robustness.tables(found, {"data": ["mnist"]})
 
 
 def test_a_classifier_takes_pixels_in_0_to_1(finished):
     data, net = load_data(finished[0]), load_student(finished[0])
     model = Classifier(data.preprocessing, net)
-    x, _, _ = data.test_table()[torch.arange(20)]
+    x, _ = data.test_set()[torch.arange(20)]
     assert torch.allclose(model(data.test_images.pixels[:20].float() / 255), net(x), atol=1e-5)
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -114,30 +111,28 @@ def test_auroc_of_a_model_that_is_surer_of_brighter_images():
     assert found["same"] == 0.5
 
 
-def command(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "noisy_kd.evaluation", *arguments],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_the_command_line(finished, tmp_path):
-    done = command(tmp_path, str(finished[0]), "--on", "clean,calibration", "--limit", "50")
-    assert done.returncode == 0, done.stderr
+def test_the_command_line(finished):
+    done = command("evaluate", finished[0], "--on", "clean,calibration", "--limit", "50")
+    assert done.code == 0, done.stderr
     assert "ece" in done.stdout
-    command(tmp_path, str(finished[0]), "--on", "noise", "--limit", "50")
-    (curves,) = finished[0].glob("events*.evaluation-50")  # those before have given way
+    command("evaluate", finished[0], "--on", "noise", "--limit", "50")
+    (curves,) = finished[0].glob("events*.evaluation-50")  # those before have been removed
     assert b"accuracy-50/noise" in curves.read_bytes()
     assert b"ece" in curves.read_bytes()
-    command(tmp_path, str(finished[0]), "--on", "clean", "--limit", "60")
+    command("evaluate", finished[0], "--on", "clean", "--limit", "60")
     assert curves.exists()
-    wrong = command(tmp_path, str(finished[0]), "--on", "clear")
-    assert wrong.returncode == 2
-    assert "choose clean, noise" in wrong.stderr
-    assert command(tmp_path, "nowhere").returncode == 2
+
+
+def test_wrong_arguments_are_refused_in_one_line(finished):
+    for arguments, what in [
+        ((finished[0], "--on", "clear"), "choose clean, noise"),
+        ((finished[0], "--limit", "0"), "--limit 0: at least 1"),
+        (("nowhere",), "1 of 1 runs skipped"),
+    ]:
+        done = command("evaluate", *arguments)
+        assert done.code == 2
+        assert what in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_another_student_is_evaluated_anew(finished):
@@ -152,8 +147,8 @@ def test_another_student_is_evaluated_anew(finished):
 
 def test_runs_that_cannot_be_evaluated_do_not_stop_the_others(finished, tmp_path):
     (tmp_path / "broken").mkdir()
-    done = command(tmp_path, "broken", str(finished[0]), "--on", "clean", "--limit", "50")
-    assert done.returncode == 2
+    done = command("evaluate", tmp_path / "broken", finished[0], "--on", "clean", "--limit", "50")
+    assert done.code == 2
     assert "1 of 2 runs skipped" in done.stderr
     assert "clean" in done.stdout
 

@@ -1,24 +1,30 @@
-"""A student to take away: in every form it says the same, and files are classified."""
+"""Exported students give the same logits in every form, and classify image files."""
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHORT
+from commands import command
+from conftest import SHORT
 from PIL import Image
 
 import noisy_kd
-from noisy_kd.config import compose
-from noisy_kd.deploy.export import ENDINGS, export, runner
+from noisy_kd.cli.arguments import compose
+from noisy_kd.deploy import export as exporting
+from noisy_kd.deploy.export import export
+from noisy_kd.deploy.formats import ENDINGS, runner
 from noisy_kd.deploy.predict import load, read_image
 from noisy_kd.errors import InputError
 from noisy_kd.runs import load_preprocessing, load_student, read_result, write_result
 from noisy_kd.training.finished import load_data, teacher_test_logits, untrained_teacher
 from noisy_kd.training.stages import run
+
+
+@pytest.fixture(autouse=True)
+def short_latency(monkeypatch):
+    monkeypatch.setattr(exporting, "SECONDS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def test_every_form_is_the_same_student(form, with_preprocessing, finished, tmp_
     assert any("teacher, torch, batch 64" in name for name in facts["latency"])
 
 
-def test_a_preprocessing_of_ones_own_is_loaded_and_exported(short, tmp_path):
+def test_a_custom_preprocessing_is_loaded_and_exported(short, tmp_path):
     own = ("data._target_=own_data.Standardised", "data.name=standardised")
     (result,) = run([short(*own)], [tmp_path])
     data = load_data(tmp_path)
@@ -72,13 +78,13 @@ def test_a_preprocessing_that_cannot_be_made_again_is_refused_at_once(short, tmp
         run([short(*own)], [tmp_path])
 
 
-def test_an_output_that_cannot_be_is_refused_at_once(finished, tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_at_once(finished, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="choose another --output"):
         export(finished, output=tmp_path / "file" / "student.onnx")
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("kind", ["dynamic", pytest.param("static", marks=pytest.mark.slow)])
 def test_int8_comes_with_its_error(kind, finished, tmp_path):
     facts = export(finished, "onnx", True, kind, tmp_path / "student.onnx")
     small = facts["int8"]
@@ -92,10 +98,7 @@ def test_int8_comes_with_its_error(kind, finished, tmp_path):
 
 
 def test_the_check_sees_a_difference(finished, tmp_path, monkeypatch):
-    honest = noisy_kd.deploy.export.runner
-    monkeypatch.setattr(
-        "noisy_kd.deploy.export.runner", lambda file: lambda x: honest(file)(x) + 0.5
-    )
+    monkeypatch.setattr(exporting, "runner", lambda file: lambda x: runner(file)(x) + 0.5)
     facts = export(finished, "safetensors", output=tmp_path / "student.safetensors")
     assert facts["exported"]["largest_difference"] == pytest.approx(0.5, abs=1e-4)
 
@@ -124,16 +127,6 @@ def images(finished, tmp_path):
     return files, data.test_images.pixels[:5]
 
 
-def command(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_files_are_classified_by_a_run_and_by_an_exported_file(finished, images, tmp_path):
     files, pixels = images
     exported = [tmp_path / "student.onnx", tmp_path / "student.pt2"]
@@ -141,8 +134,8 @@ def test_files_are_classified_by_a_run_and_by_an_exported_file(finished, images,
         export(finished, form, True, output=file)
     guess = load_student(finished)(load_preprocessing(finished)(pixels)).argmax(dim=1).tolist()
     for model in (finished, *exported):
-        done = command(tmp_path, "noisy_kd.deploy.predict", model, *files)
-        assert done.returncode == 0, done.stderr
+        done = command("predict", model, *files)
+        assert done.code == 0, done.stderr
         said = [int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines()]
         assert said == guess
         assert done.stderr == ""
@@ -156,7 +149,7 @@ def test_images_of_other_sizes_and_colours_are_fitted(tmp_path):
     assert torch.equal(same[0].permute(1, 2, 0), torch.from_numpy(colours))
 
 
-def test_an_image_of_another_size_is_scaled_and_told(tmp_path, capsys):
+def test_an_image_of_another_size_is_scaled_with_a_message(tmp_path, capsys):
     Image.new("L", (28, 20), 255).save(tmp_path / "large.png")
     pixels = read_image(tmp_path / "large.png", [3, 8, 10])
     assert pixels.shape == (1, 3, 8, 10) and int(pixels.min()) == 255
@@ -177,12 +170,21 @@ def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
         load(tmp_path / "none.onnx")
     with pytest.raises(InputError, match="cannot be read as an image"):
         read_image(tmp_path / "text.png", [1, 8, 8])
-    wrong = command(tmp_path, "noisy_kd.deploy.export", tmp_path)
-    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
-    wrong = command(
-        tmp_path, "noisy_kd.deploy.export", finished, "--format", "safetensors", "--int8", "static"
-    )
-    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("options", [("--format", "safetensors", "--int8", "static"), ()])
+def test_the_export_command_refuses_in_one_line(options, finished, tmp_path):
+    done = command("export", finished if options else tmp_path, *options)
+    assert (done.code, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_the_export_command_says_what_it_has_written(finished, tmp_path):
+    file = tmp_path / "student.safetensors"
+    done = command("export", finished, "--format", "safetensors", "--output", file)
+    assert done.code == 0
+    errors = read_result(finished)["test_errors"]
+    assert f"{errors} test errors (original {errors})" in done.stdout
+    assert f"model card: {file}.md" in done.stdout
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".pt2", ".safetensors"])

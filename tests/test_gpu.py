@@ -90,7 +90,7 @@ def test_steps_are_graphs_and_do_not_wait_for_the_device(go, monkeypatch):
 
 
 def test_after_a_capture_that_fails_all_generators_draw_on():
-    """As with a method of one's own that looks at a value in its steps."""
+    """As with a custom method that looks at a value in its steps."""
     generator, stream = torch.Generator("cuda").manual_seed(0), torch.cuda.current_stream()
 
     def steps():

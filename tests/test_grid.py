@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
+from conftest import composed
 
-from noisy_kd.cli.arguments import compose
 from noisy_kd.sweep.grid import Part, groups, shared_out
 
 
 def parts_of(*sizes, max_stack=None):
-    config = compose([f"max_stack={max_stack}"] if max_stack else [])
+    config = composed(*[f"max_stack={max_stack}"] * bool(max_stack))
     return [Part([config] * n, [Path(f"{i}-{k}") for k in range(n)]) for i, n in enumerate(sizes)]
 
 
@@ -29,7 +29,7 @@ def sizes(parts):
     ],
 )
 def test_stackable_keys_share_a_group(key, values):
-    configs = [compose([f"{key}={value}"]) for value in values]
+    configs = [composed(f"{key}={value}") for value in values]
     assert sizes(groups(configs, [Path("a"), Path("b")])) == [2]
 
 
@@ -47,7 +47,7 @@ def test_stackable_keys_share_a_group(key, values):
     ],
 )
 def test_other_keys_make_another_group(other):
-    configs = [compose([]), compose(["seed=2"]), compose([other])]
+    configs = [composed(), composed("seed=2"), composed(other)]
     assert sizes(groups(configs, [Path("a"), Path("b"), Path("c")])) == [2, 1]
 
 

@@ -37,7 +37,9 @@ def test_every_view_has_the_logits_that_the_teacher_gives_it(cifar, teacher, tmp
     assert torch.allclose(logits["test"], teacher(x), atol=1e-5)
 
 
-def test_cached_logits_are_the_same_bit_for_bit_and_computed_once(cifar, teacher, tmp_path, monkeypatch):
+def test_cached_logits_are_the_same_bit_for_bit_and_computed_once(
+    cifar, teacher, tmp_path, monkeypatch
+):
     first = cached_logits(teacher, cifar, tmp_path / "one")
     again = cached_logits(teacher, cifar, tmp_path / "other")
     assert torch.equal(first["train"], again["train"])

@@ -6,30 +6,81 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import noisy_kd
-from noisy_kd.config import compose
-from noisy_kd.deploy.export import export, load_safetensors
+from noisy_kd.cli.arguments import compose
+from noisy_kd.deploy import export as exporting
+from noisy_kd.deploy.export import export
+from noisy_kd.deploy.formats import load_safetensors
 from noisy_kd.errors import InputError
 from noisy_kd.model import complexity
-from noisy_kd.model.network import build, notation_of
+from noisy_kd.model.network import (
+    architecture,
+    instantiate,
+    logits_of,
+    network,
+    with_active_dropout,
+)
 from noisy_kd.runs.identity import config_hash, run_name
-from noisy_kd.training import assembly
-from noisy_kd.training.stages import ready, run
+from noisy_kd.training import build
+from noisy_kd.training.stages import prepare, run
 from noisy_kd.training.teacher import read_checkpoint
 
-SMALL = "own_nets.Small"
+SMALL, RANDOM = "own_nets.Small", "own_nets.Random"
 SHAPE = (1, 8, 8)
 
 
+@pytest.fixture(autouse=True)
+def short_latency(monkeypatch):
+    monkeypatch.setattr(exporting, "SECONDS", 0)
+
+
+def own(target, role="student"):
+    """The settings of a network by its import path."""
+    return f"model@{role}=module", f"{role}._target_={target}"
+
+
 def test_it_is_made_for_the_classes_from_its_seed():
-    net, again, other = (build(SMALL, SHAPE, 10, seed) for seed in (1, 1, 2))
-    assert notation_of(net) == SMALL
+    net, again, other = (instantiate(SMALL, SHAPE, 10, seed) for seed in (1, 1, 2))
+    assert type(net).__name__ == "Small"
     assert net(torch.zeros(3, *SHAPE)).shape == (3, 10)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(net[0].conv.weight, other[0].conv.weight)
-    assert type(net[0].drop).__module__ == "noisy_kd.model.layers"
-    assert notation_of(build("own_nets.of_ten", SHAPE, 10)) == "own_nets.of_ten"
+    assert not torch.equal(net.conv.weight, other.conv.weight)
+    assert type(net.drop).__module__ == "noisy_kd.model.layers"
+    assert instantiate("own_nets.of_ten", SHAPE, 10)(torch.zeros(3, *SHAPE)).shape == (3, 10)
+
+
+def test_the_global_generator_is_left_as_it_was():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    instantiate(RANDOM, SHAPE, 10)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_its_arguments_are_settings(short, tmp_path):
+    net = instantiate(SMALL, SHAPE, 10, arguments={"width": 6})
+    assert net.conv.out_channels == 6
+    config = short(*own(SMALL), "student.width=6", "trainer.max_epochs=1")
+    assert build.network(config.student, SHAPE, 10).conv.out_channels == 6
+    assert config_hash(config) != config_hash(short(*own(SMALL), "trainer.max_epochs=1"))
+    (result,) = run([config], [tmp_path])
+    assert result["student"] == f"{SMALL}(width=6)"
+    assert noisy_kd.load_student(tmp_path).conv.out_channels == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"depth": 3}, "own_nets.Small .*depth"),
+        ({"width": "many"}, "own_nets.Small cannot be made"),
+        ({"num_classes": 7}, "logits of shape"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, why):
+    with pytest.raises(InputError, match=why):
+        instantiate(SMALL, SHAPE, 10, arguments=arguments)
 
 
 @pytest.mark.parametrize(
@@ -37,28 +88,63 @@ def test_it_is_made_for_the_classes_from_its_seed():
     [
         ("own_nets.Large", "cannot be imported"),
         ("no_such.thing", "cannot be imported"),
+        ("own_nets.SHAPELESS", "no class or function"),
         ("own_nets.wrong", "logits of shape"),
-        ("own_nets.nothing", "no torch.nn.Module"),
+        ("own_nets.nothing", r"no torch\.nn\.Module"),
         ("torchvision.models.resnet18", "does not fit images of 1x8x8"),
     ],
 )
-def test_what_cannot_work_is_refused(path, why):
+def test_what_is_no_fitting_network_is_refused(path, why):
     with pytest.raises(InputError, match=why):
-        build(path, SHAPE, 10)
-    with pytest.raises(InputError):
-        build("own_nets.of_ten", SHAPE, 4)
+        instantiate(path, SHAPE, 10)
 
 
-def test_a_wrong_path_stops_before_anything_is_trained(short, tmp_path):
-    for key in ("teacher", "student"):
-        with pytest.raises(InputError, match="cannot be imported"):
-            run([short(f"{key}.layers=own_nets.Large")], [tmp_path])
+def test_other_logits_than_classes_are_refused():
+    with pytest.raises(InputError, match=r"gives \(1, 10\) for one image"):
+        instantiate("own_nets.of_ten", SHAPE, 4)
 
 
-@pytest.mark.parametrize("path", [SMALL, "own_nets.Random"])
-def test_students_of_ones_own_learn_in_a_stack_what_they_learn_alone(path, short, tmp_path):
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_wrong_path_stops_before_anything_is_trained(role, short, tmp_path):
+    with pytest.raises(InputError, match="cannot be imported"):
+        run([short(*own("own_nets.Large", role))], [tmp_path])
+
+
+def test_logits_may_come_in_a_tuple_a_mapping_or_an_object():
+    logits = torch.zeros(2, 10)
+    has_logits = type("Output", (), {"logits": logits})()
+    for output in (logits, (logits, None), [logits], {"logits": logits}, has_logits):
+        assert logits_of(output) is logits
+    for output in (None, (), {"scores": logits}, ["logits"]):
+        with pytest.raises(TypeError, match="must return logits"):
+            logits_of(output)
+
+
+def test_networks_of_different_structure_have_different_names_in_the_store():
+    nets = [
+        network("FC20-FC10", SHAPE),
+        instantiate(SMALL, SHAPE, 10),
+        instantiate(SMALL, SHAPE, 10, arguments={"width": 6}),
+        instantiate(RANDOM, SHAPE, 10),
+    ]
+    assert len({architecture(net) for net in nets}) == 4
+    assert architecture(nets[0]) == "FC20-FC10"
+    assert architecture(nets[1]) == architecture(instantiate(SMALL, SHAPE, 10, seed=3))
+
+
+def test_active_dropout_of_a_module_is_in_a_copy():
+    net = instantiate(SMALL, SHAPE, 10).eval()
+    fickle, x = with_active_dropout(net, 0.5), torch.rand(4, *SHAPE)
+    assert fickle.drop.p == 0.5 and fickle.drop.training and not fickle.norm.training
+    assert not torch.equal(fickle(x), fickle(x))
+    assert net.drop.p == 0.2 and not net.drop.training
+    assert torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("path", [SMALL, RANDOM])
+def test_a_module_learns_in_a_stack_what_it_learns_alone(path, short, tmp_path):
     cells = [["method.sigma=0"], ["method.sigma=0.5"]]
-    configs = [short(f"student.layers={path}", *cell) for cell in cells]
+    configs = [short(*own(path), *cell) for cell in cells]
     places = [tmp_path / name for name in ("a", "b", "alone")]
     for place in places:
         place.mkdir()
@@ -72,42 +158,41 @@ def test_students_of_ones_own_learn_in_a_stack_what_they_learn_alone(path, short
     assert alone["student"] == alone["student_layers"] == path
 
 
-def test_the_cost_counts_what_is_in_no_layer():
-    net = build("own_nets.Random", SHAPE, 10)
-    own = sum(p.numel() for p in net.parameters())
+def test_the_cost_counts_parameters_outside_any_layer():
+    net = instantiate(RANDOM, SHAPE, 10)
+    count = sum(p.numel() for p in net.parameters())
     costs = complexity.layer_costs(net, SHAPE)
-    assert sum(cost.parameters for cost in costs) == own
+    assert sum(cost.parameters for cost in costs) == count
     assert costs[-1].label == "(other)"
     assert costs[-1].multiplications == 60
 
 
 def test_a_last_mini_batch_of_one_is_left_out_of_batch_normalisation(short, tmp_path):
     images = 1437 - 180
-    (result,) = run(
-        [short(f"student.layers={SMALL}", f"data.batch_size={images - 1}", "trainer.max_epochs=2")],
-        [tmp_path],
-    )
+    settings = (f"data.batch_size={images - 1}", "teacher.batch_size=64", "trainer.max_epochs=2")
+    (result,) = run([short(*own(SMALL), *settings)], [tmp_path])
     assert result["steps"] == 2
 
 
-def test_averaged_weights_and_batch_normalisation_are_refused(short, tmp_path):
+def test_averaged_weights_with_batch_normalisation_are_refused(short):
     with pytest.raises(InputError, match="statistics of their own"):
-        run([short(f"student.layers={SMALL}", "optimizer.averaging=swa")], [tmp_path])
-    with pytest.raises(InputError, match="no hidden layer to drop out"):
-        run([short(f"teacher.layers={SMALL}", "method=fickle_teacher")], [tmp_path])
+        prepare([short(*own(SMALL), "optimizer.averaging=swa")])
 
 
-def test_a_teacher_of_ones_own_from_a_checkpoint(short, tmp_path):
-    teacher = build(SMALL, SHAPE, 10, seed=3)[0]
+def test_a_fickle_teacher_without_dropout_is_refused(short):
+    with pytest.raises(InputError, match=r"Random has no nn\.Dropout layer"):
+        prepare([short(*own(RANDOM, "teacher"), "method=fickle_teacher")])
+
+
+def test_a_teacher_by_its_path_from_a_checkpoint(short, tmp_path):
+    teacher = instantiate(SMALL, SHAPE, 10, seed=3)
     for prefix in ("", "model."):
         file = tmp_path / f"{prefix}teacher.pt"
         torch.save({prefix + name: one for name, one in teacher.state_dict().items()}, file)
-        fresh = build(SMALL, SHAPE, 10)
+        fresh = instantiate(SMALL, SHAPE, 10)
         fresh.load_state_dict(read_checkpoint(file, fresh))
-        assert torch.equal(fresh[0].conv.weight, teacher.conv.weight)
-    config = short(
-        "model@teacher=module", f"teacher._target_={SMALL}", f"teacher.checkpoint={file}"
-    )
+        assert torch.equal(fresh.conv.weight, teacher.conv.weight)
+    config = short(*own(SMALL, "teacher"), f"teacher.checkpoint={file}")
     (result,) = run([config], [tmp_path])
     assert result["teacher"] == SMALL
     torch.save(teacher.state_dict() | {"more.weight": torch.zeros(1)}, file)
@@ -120,23 +205,23 @@ def test_a_path_that_was_not_given_is_asked_for():
         compose(["model@student=module"])
 
 
-def test_auto_is_float32_for_networks_that_are_not_known():
-    for key, precision in (("auto", "32"), ("bf16", "bf16"), ("32", "32")):
-        for net in ("teacher", "student"):
-            config = compose([f"{net}.layers={SMALL}", f"precision={key}", "trainer=cpu"])
-            assert assembly.numerics(config).precision == precision
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize(("asked", "precision"), [("auto", "32"), ("bf16", "bf16"), ("32", "32")])
+def test_auto_is_float32_for_networks_that_are_not_known(role, asked, precision, short):
+    config = short(*own(SMALL, role), f"precision={asked}")
+    assert build.numerics(config).precision == precision
 
 
 def test_the_name_and_the_path_are_one_network():
     named = compose(["data=cifar10", "model@teacher=torchvision", "teacher.name=resnet34"])
-    path = compose(["data=cifar10", "teacher.layers=torchvision.models.resnet34"])
+    path = compose(["data=cifar10", *own("torchvision.models.resnet34", "teacher")])
     assert config_hash(named) == config_hash(path)
-    assert "own_nets.Small" in run_name(compose([f"student.layers={SMALL}"]))
+    assert "own_nets.Small" in run_name(compose([*own(SMALL)]))
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Four classes of 80 training and 10 test images, RGB, 16x16, told apart by their colour."""
+    """Four classes of 80 training and 10 test images, RGB, 16x16, of different colours."""
     draws = np.random.default_rng(0)
     for part, count in (("train", 80), ("test", 10)):
         for k, name in enumerate(("amber", "blue", "coral", "drab")):
@@ -148,15 +233,13 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+@pytest.mark.slow
 def test_a_resnet_teaches_a_student_on_a_folder_of_images(pictures, short, tmp_path):
     config = short(
         *("data=folder", f"data.root={pictures}", "data.val_size=40"),
         *("model@teacher=torchvision", "teacher.name=resnet18", "teacher.max_epochs=15"),
-        *(
-            'student.layers="[C3(S1P1)@8-MP2(S2)]-FC32-FC4"',
-            "trainer.max_epochs=40",
-            "method=logit_regression",
-        ),
+        *('student.layers="[C3(S1P1)@8-MP2(S2)]-FC32-FC4"', "trainer.max_epochs=40"),
+        "method=logit_regression",
     )
     place = tmp_path / "run"
     place.mkdir()
@@ -171,24 +254,38 @@ def test_a_resnet_teaches_a_student_on_a_folder_of_images(pictures, short, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("network", "size"),
+    ("settings", "size"),
     [
-        (f"teacher.layers={SMALL}", "teacher.batch_size=1"),
-        ("teacher.batch_norm=true", "teacher.batch_size=1"),
-        (f"student.layers={SMALL}", "data.batch_size=1"),
+        (own(SMALL, "teacher"), "teacher.batch_size=1"),
+        (("teacher.batch_norm=true",), "teacher.batch_size=1"),
+        (own(SMALL), "data.batch_size=1"),
     ],
 )
-def test_batch_normalisation_of_one_image_is_refused(network, size, short, tmp_path):
+def test_batch_normalisation_of_one_image_is_refused(settings, size, short):
     with pytest.raises(InputError, match=f"{size}: batch normalisation"):
-        ready([short(network, size)])
-    if network.startswith("teacher"):
-        ready([short(network, size, "method=supervised")])  # has no teacher
+        prepare([short(*settings, size)])
+    if size.startswith("teacher"):
+        prepare([short(*settings, size, "method=supervised")])  # has no teacher
 
 
-def test_a_file_with_code_of_its_own_is_not_run(short, tmp_path):
+def test_a_safetensors_file_that_names_other_code_is_not_loaded(short, tmp_path):
     pytest.importorskip("safetensors")
-    run([short(f"student.layers={SMALL}")], [tmp_path])
+    run([short(*own(SMALL), "trainer.max_epochs=1")], [tmp_path])
     with pytest.raises(InputError, match="names code of its own"):
         export(tmp_path, "safetensors")
     with pytest.raises(InputError, match="names code of its own"):
         load_safetensors(tmp_path / "student.safetensors")
+
+
+def test_the_students_seed_decides_the_draws_of_its_own_layers(short, tmp_path):
+    """They come from torch's global generator, which is restored after each step."""
+    weights = []
+    for k, seed in enumerate((1, 1, 2)):
+        place = tmp_path / str(k)
+        place.mkdir()
+        torch.manual_seed(k)
+        run([short(*own(RANDOM), f"seed={seed}", "trainer.max_epochs=1")], [place])
+        net = noisy_kd.load_student(place)
+        weights.append(nn.utils.parameters_to_vector(net.parameters()))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])

@@ -6,13 +6,12 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from noisy_kd.cli.train import remove_if_untouched
 from noisy_kd.errors import InputError
-from noisy_kd.runs import finished, read_result
+from noisy_kd.runs import finished, read_result, remove_if_untouched
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep.grid import Part
 from noisy_kd.sweep.part import fail, prepare, train
-from noisy_kd.training import run as stages
+from noisy_kd.training import stages
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def test_shared_images_are_told_apart_by_their_test_labels(tmp_path):
     for labels in (torch.arange(30) % 10, (torch.arange(30) + 1) % 10):
         images = Images(torch.zeros(30, 1, 8, 8, dtype=torch.uint8), torch.arange(30) % 10)
         data = DigitsDataModule(
-            val_size=10, read=Source(images, Images(images.pixels, labels), tuple("0123456789"))
+            val_size=10, source=Source(images, Images(images.pixels, labels), tuple("0123456789"))
         )
         data.setup()
         files.append(share_images(data, tmp_path))
@@ -127,7 +126,7 @@ def test_a_forced_group_whose_teacher_fails_keeps_its_results_and_is_told(part, 
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(stages, "teaching", full)
+    monkeypatch.setattr(stages, "teacher_outputs", full)
     forced = [replace(config, force=True) for config in part.configs]
     ready, failed = prepare([Part(forced, part.directories)], share=False)
     assert ready == []

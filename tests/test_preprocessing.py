@@ -51,4 +51,6 @@ def test_contrast_of_a_flat_image_is_zero():
 
 def test_scale_and_mirror(pixels):
     assert preprocessing.Scale()(pixels).max() <= 1
-    np.testing.assert_array_equal(preprocessing.mirror(pixels).numpy(), pixels.numpy()[:, :, :, ::-1])
+    np.testing.assert_array_equal(
+        preprocessing.mirror(pixels).numpy(), pixels.numpy()[:, :, :, ::-1]
+    )

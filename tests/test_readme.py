@@ -1,57 +1,75 @@
-"""What the README shows is there and runs."""
+"""The Python and the names in README and docs work."""
 
 import re
 
+import pytest
 import torch
-from conftest import ROOT
-from image_files import write_mnist
+import yaml
+from conftest import ROOT, SHORT, composed
+from test_docs import PAGES, python_of
 
 import noisy_kd
-from noisy_kd.model.network import build
 from noisy_kd.training.stages import run
 
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+CHOICE = r"\b(data|method|trainer|logger|model@teacher|model@student)=(\w+)"
+TARGET = r"_target_: \w+\.\w+"  # of a function in a file of the user's
 
 
-def test_its_python_runs(tmp_path, monkeypatch, short):
-    write_mnist(tmp_path / "data", counts=(300, 50))
-    monkeypatch.chdir(tmp_path)
-    _, loop, cache, load = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    student = build("FC20-FC10", (1, 28, 28))
-    before = student[1].weight.clone()
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, store):
+    directory = tmp_path_factory.mktemp("finished")
+    run([composed(*SHORT, f"store={store}")], [directory])
+    return directory
+
+
+def test_the_python_of_the_readme_runs(finished, tmp_path, monkeypatch):
+    """In order, in one namespace; what its text speaks of is there, and trainings are short."""
+    student = noisy_kd.network("FC20-FC10", (1, 8, 8))
+    before = [parameter.clone() for parameter in student.parameters()]
     names = {
+        "noisy_kd": noisy_kd,
         "student": student,
+        "teacher": noisy_kd.network("FC30-FC10", (1, 8, 8)),
         "optimizer": torch.optim.Adam(student.parameters()),
-        "batches": [(torch.randn(8, 1, 28, 28), torch.randn(8, 10)) for _ in range(3)],
+        "batches": [(torch.randn(8, 1, 8, 8), torch.randn(8, 10)) for _ in range(3)],
+        "run": finished,
+        "pixels": torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
     }
-    exec(loop, names)
-    assert not torch.equal(student[1].weight, before)
-
-    teacher = re.search(r'build\("(.*?)"', cache).group(1)
-    torch.save(build(teacher, (1, 28, 28)).state_dict(), "teacher.pt")
-    exec(cache.replace("10_000", "50"), names)
-    assert names["z"].shape == (64, 10)
-    (tmp_path / "run").mkdir()
-    run([short()], [tmp_path / "run"])
-    names |= {"noisy_kd": noisy_kd, "run": tmp_path / "run", "pixels": torch.zeros(2, 1, 8, 8)}
-    exec(load, names)
-    assert names["classes"].shape == (2,)
+    monkeypatch.chdir(tmp_path)
+    blocks = python_of(README)
+    assert blocks
+    for block in blocks:
+        exec(re.sub(r"max_epochs=\d+", "max_epochs=2", block), names)
+    trained = names["student"].parameters()
+    assert not all(torch.equal(one, other) for one, other in zip(before, trained, strict=False))
 
 
-def test_its_own_method_trains(tmp_path, monkeypatch, short):
-    own = re.findall(r"```python\n(.*?)```", README, flags=re.S)[0]
-    (tmp_path / "mine.py").write_text(own)
+OWN_METHODS = [
+    (page, block) for page in PAGES for block in python_of(page) if "-> Method:" in block
+]
+
+
+def test_a_page_shows_a_custom_method():
+    assert OWN_METHODS
+
+
+@pytest.mark.parametrize(("page", "block"), OWN_METHODS, ids=lambda one: getattr(one, "name", ""))
+def test_the_custom_method_of_a_page_trains(page, block, tmp_path, monkeypatch, short):
+    (text,) = re.findall(rf"^( *{TARGET}\n(?: *\w+: .*\n)*)", page.read_text(), flags=re.M)
+    settings = yaml.safe_load(text)
+    module, _, name = settings["_target_"].rpartition(".")
+    (tmp_path / f"{module}.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
-    text = re.search(r"# conf/method/absolute.yaml.*?\n((?:    .*\n)+)", README).group(1)
-    keys = dict(line.strip().split(": ") for line in text.splitlines())
     config = short()
-    config.method = {k: v if k == "_target_" else float(v) for k, v in keys.items()}
+    config.method = settings
     (result,) = run([config], [tmp_path])
-    assert (result["status"], result["method"]) == ("done", "absolute")
+    assert (result["status"], result["method"]) == ("done", name)
 
 
-def test_its_groups_exist():
-    for group, name in re.findall(r"\b(data|method|trainer|logger)=(\w+)", README):
-        assert (ROOT / "conf" / group / f"{name}.yaml").exists() or name in ("DIR", "absolute"), (
-            name
-        )
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_names_of_a_page_are_there(page):
+    own = re.findall(r"conf/\w+/(\w+)\.yaml", page.read_text())
+    for group, name in re.findall(CHOICE, page.read_text()):
+        file = ROOT / "conf" / group.partition("@")[0] / f"{name}.yaml"
+        assert file.exists() or name.isupper() or name in own, f"{group}={name}"

@@ -223,9 +223,7 @@ def test_a_swallowed_interrupt_still_ends_the_training(short, digits, logits, fl
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize(
-    ("samples", "sizes"), [(67, [32]), (68, [32, 2]), (64, [32]), (65, [32])]
-)
+@pytest.mark.parametrize(("samples", "sizes"), [(67, [32]), (68, [32, 2]), (64, [32]), (65, [32])])
 def test_devices_skip_together_what_is_too_small_to_normalise(
     digits, float32, samples, sizes, monkeypatch
 ):

@@ -1,3 +1,5 @@
+"""The store of teachers and logits: made once, checked, listed, cleaned."""
+
 import json
 import multiprocessing
 import sys
@@ -5,9 +7,11 @@ import time
 
 import pytest
 import torch
+from commands import command
+from filelock import FileLock
 
 from noisy_kd.errors import InputError
-from noisy_kd.training import store
+from noisy_kd.runs import store
 
 MADE_BY = {"data": "digits", "layers": "FC10", "seed": 0}
 
@@ -17,7 +21,7 @@ def make(_):
 
 
 def forbidden(_):
-    pytest.fail("made again")
+    pytest.fail("computed again")
 
 
 def test_an_entry_is_made_once(tmp_path):
@@ -38,7 +42,7 @@ def test_the_key_changes_with_everything_that_made_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["tensors.pt", "entry.json"])
-def test_a_damaged_entry_is_made_again_with_a_warning(tmp_path, file, caplog):
+def test_a_damaged_entry_is_recomputed_with_a_warning(tmp_path, file, caplog):
     store.get_or_make(tmp_path, "teacher", MADE_BY, make)
     (entry,) = tmp_path.glob("teacher-*/")
     content = bytearray((entry / file).read_bytes())
@@ -51,7 +55,7 @@ def test_a_damaged_entry_is_made_again_with_a_warning(tmp_path, file, caplog):
     store.get_or_make(tmp_path, "teacher", MADE_BY, make)
 
 
-def test_what_an_interruption_leaves_is_no_entry_and_its_work_is_kept(tmp_path):
+def test_unfinished_work_is_no_entry_and_is_kept(tmp_path):
     def interrupted(work):
         (work / "last.ckpt").write_text("half")
         raise KeyboardInterrupt
@@ -96,39 +100,37 @@ def test_a_store_that_cannot_be_written_is_bad_input(tmp_path):
         store.get_or_make(tmp_path / "file" / "store", "teacher", MADE_BY, make)
 
 
-def test_the_command_line_lists_and_cleans(tmp_path, monkeypatch, capsys):
-    def command(action):
-        monkeypatch.setattr("sys.argv", ["store", action, "--store", str(tmp_path)])
-        store.main()
-        return capsys.readouterr().out
+def test_the_command_line_lists_and_cleans(tmp_path):
+    def shown(action):
+        done = command("store", action, "--store", tmp_path)
+        assert done.code == 0
+        return done.stdout
 
-    assert "is empty" in command("list")
+    assert "is empty" in shown("list")
     store.get_or_make(tmp_path, "teacher", MADE_BY, make)
-    shown = command("list")
-    assert "teacher-" in shown
-    assert "val error 50.00%" in shown
-    assert "FC10" in shown
-    assert "max_epochs" not in shown
+    listed = shown("list")
+    assert "teacher-" in listed
+    assert "val error 50.00%" in listed
+    assert "FC10" in listed
+    assert "max_epochs" not in listed
     store.get_or_make(tmp_path, "teacher", MADE_BY | {"max_epochs": 7}, make)
     store.get_or_make(tmp_path, "teacher", MADE_BY | {"max_epochs": 9}, make)
-    assert "\n    max_epochs 7\n" in command("list"), "what tells the teachers apart"
+    assert "\n    max_epochs 7\n" in shown("list"), "in what the teachers differ"
     store.get_or_make(tmp_path, "teacher", MADE_BY | {"data": "mnist"}, make)
     damaged = tmp_path / store.key_of("teacher", MADE_BY) / "entry.json"
     damaged.write_text("{")
-    shown = command("list")
-    assert "damaged" in shown
-    assert "seed" not in shown, "neither another data set nor a damaged entry is like them"
+    listed = shown("list")
+    assert "damaged" in listed
+    assert "seed" not in listed, "neither another data set nor a damaged entry is like them"
     (tmp_path / "mine.txt").write_text("not an entry")
-    assert "removed 4 entries" in command("clean")
+    assert "removed 4 entries" in shown("clean")
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
-    monkeypatch.setattr("sys.argv", ["store", "list", "--store", str(tmp_path / "nowhere")])
-    with pytest.raises(InputError, match="there is no folder"):
-        store.main()
+    done = command("store", "list", "--store", tmp_path / "nowhere")
+    assert done.code == 2
+    assert "there is no folder" in done.stderr
 
 
-def test_cleaning_leaves_what_is_in_the_making_and_needs_no_sound_entry(tmp_path):
-    from filelock import FileLock
-
+def test_cleaning_spares_entries_in_the_making_and_removes_damaged_ones(tmp_path):
     store.get_or_make(tmp_path, "teacher", MADE_BY, make)
     (entry,) = tmp_path.glob("teacher-*/")
     (entry / "entry.json").write_text("[]")

@@ -1,19 +1,21 @@
 """Every cell of every sweep composes, and the paper's numbers belong to cells of its grid."""
 
+import copy
 import itertools
 import re
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from noisy_kd.config import CONF, SWEEPS, read
-from noisy_kd.report import cells, sweeps
-from noisy_kd.runs.identity import identity, register_resolvers, run_name
-from noisy_kd.sweep.plugins import add_to_path
+from noisy_kd.report import sweeps
+from noisy_kd.runs.identity import run_name
 
 NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml") if file.stem != "search")
-add_to_path()
+PARSER = OverridesParser.create()
 
 
 def grid(name):
@@ -21,40 +23,52 @@ def grid(name):
     return {key: re.findall(r"\[[^]]*\]|[^,]+", str(values)) for key, values in params.items()}
 
 
+def is_group(key):
+    return (CONF / key.partition("@")[0]).is_dir()
+
+
+def configurations(name):
+    """That of each cell; composed for each choice of files, in which the other keys are set."""
+    axes = grid(name)
+    groups = {key: values for key, values in axes.items() if is_group(key)}
+    keys = {key: values for key, values in axes.items() if not is_group(key)}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for choice in itertools.product(*groups.values()):
+            cfg = compose(name, [f"{key}={one}" for key, one in zip(groups, choice, strict=True)])
+            for values in itertools.product(*keys.values()):
+                cell = copy.deepcopy(cfg)
+                for key, value in zip(keys, values, strict=True):
+                    override = PARSER.parse_override(f"{key}={value}")
+                    OmegaConf.update(cell, key, override.value())  # refuses an unknown key
+                yield read(cell)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_cell_composes_and_has_a_directory_of_its_own(name):
-    register_resolvers()
-    axes = grid(name)
-    cells = list(itertools.product(*axes.values()))
-    names = set()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for cell in cells:
-            overrides = [f"{k}={v}" for k, v in zip(axes, cell, strict=True)]
-            names.add(run_name(read(compose(name, overrides))))
-    assert len(names) == len(cells)
+    names = [run_name(config) for config in configurations(name)]
+    count = 1
+    for values in grid(name).values():
+        count *= len(values)
+    assert len(set(names)) == len(names) == count
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_report_knows_its_usual_settings_as_hydra_composes_them(name):
+@pytest.mark.parametrize("name", [name for name in NAMES if sweeps.read(name).paper])
+def test_the_report_knows_what_the_papers_numbers_are_of_as_hydra_composes_it(name):
     """It reads the files without Hydra, to start at once."""
-    register_resolvers()
-    axes = {key: values[0] for key, values in grid(name).items() if len(values) == 1}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = read(compose(name, [f"{key}={one}" for key, one in axes.items()]))
-    known = sweeps.usual_settings(name, config.data.name)
-    assert known["model@student"] == config.student_name
-    made = cells.protocol({"settings": identity(config)}, axes)
-    shared = made.keys() & known.keys()
-    assert {key: known[key] for key in shared} == {key: made[key] for key in shared}
-    unknown = {key for key in made.keys() - shared if not key.startswith("method.")}
-    assert unknown <= {"teacher.layers", "student.layers"}
+        config = read(compose(name))
+    usual = sweeps.read(name).usual
+    assert usual["data"] == config.data.name
+    assert usual["model@teacher"] == str(config.teacher)  # method.teachers may name others
+    assert usual["model@student"] == config.student_name
+    assert usual["method.alpha"] == config.method.get("alpha", usual["method.alpha"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_says_what_it_is_and_how_it_is_run(name):
     text = (SWEEPS / f"{name}.yaml").read_text()
     head = text[: text.index("defaults:")]
-    assert f"python train.py -cn {name}" in head
+    assert re.search(rf"(noisy-kd train|python train\.py) -cn {name}\b", head)
     assert "runs" in head
 
 

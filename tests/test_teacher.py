@@ -119,9 +119,7 @@ def test_images_moved_out_of_sight_are_refused(short, digits):
     check_shift(7, digits.input_shape)
     config = short("teacher.shift=8")
     with pytest.raises(InputError, match="=8 moves images of 8x8 out of sight"):
-        check_teacher(
-            config.teacher, digits, build.method(config), build.teachers(config, digits)
-        )
+        check_teacher(config.teacher, digits, build.method(config), build.teachers(config, digits))
 
 
 def test_a_teachers_images_are_moved(short, digits, trained, monkeypatch):
@@ -142,7 +140,9 @@ def net():
 
 @pytest.mark.parametrize("prefix", ["", "model.", "student.net."])
 @pytest.mark.parametrize("lightning", [True, False])
-def test_a_checkpoint_is_read_from_a_state_dict_or_lightnings_file(tmp_path, net, prefix, lightning):
+def test_a_checkpoint_is_read_from_a_state_dict_or_lightnings_file(
+    tmp_path, net, prefix, lightning
+):
     weights = {prefix + name: value for name, value in net.state_dict().items()}
     extra = {"other.weight": torch.zeros(3)}
     content = {"state_dict": weights | extra, "epoch": 3} if lightning else weights

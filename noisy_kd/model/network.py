@@ -207,7 +207,7 @@ def notation_of(net: nn.Module) -> str:
     Raises:
         ValueError: for a module that the notation has no word for.
     """
-    if not isinstance(net, nn.Sequential):
+    if type(net) is not nn.Sequential:
         raise ValueError(f"the notation has no word for {type(net).__name__}")
     return nt.notation(tuple(layer for module in net for layer in _layers(module)))
 
@@ -223,7 +223,7 @@ def upto(net: nn.Module, place: str | None) -> nn.Sequential:
     Raises:
         InputError: if there is no such hidden layer; the message names those there are.
     """
-    if not isinstance(net, nn.Sequential):
+    if type(net) is not nn.Sequential:
         raise InputError(f"{type(net).__name__} is not in the paper's notation: no layer by place.")
     places: dict[str, int] = {}
     counts = {"C": 0, "FC": 0}

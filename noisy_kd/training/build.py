@@ -47,6 +47,7 @@ def quiet_libraries() -> None:
         ".*log files in this directory.*",
         ".*`srun` command is available.*",
         ".*constructed with capturable=True.*",  # an epoch's last, shorter chunk is no graph
+        ".*in eval mode at the start of training.*",  # averaged weights
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -78,26 +79,40 @@ def data_module(config: Config, source: Source | None = None) -> ImageDataModule
     return module
 
 
+def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any = None) -> None:
+    """Refuse arguments that a class or function does not have.
+
+    Args:
+        place: of the arguments in the configuration, for example ``optimizer``.
+        make: the class or function.
+        given: the arguments.
+        also: a function to which it passes on what it does not know.
+
+    Raises:
+        InputError: naming the first, and those that there are.
+    """
+    names = dict(inspect.signature(make).parameters)
+    names |= {} if also is None else inspect.signature(also).parameters
+    for key in given:
+        if key not in names:
+            known = ", ".join(name for name in names if name not in ("params", "kwargs"))
+            raise InputError(f"{place}.{key}: {make.__name__} has no such argument; it has: {known}.")
+
+
 def method(config: Config) -> Method:
-    """The method, composed.
+    """Return the method, composed.
 
     Raises:
         InputError: if it does not take one of its keys, or not this value.
     """
-    arguments = {key: value for key, value in config.method.items() if key != "_target_"}
-    make = locate(config.method["_target_"])
-    parameters = inspect.signature(make).parameters
-    for key, value in arguments.items():
-        if key not in parameters:
-            raise InputError(f"method={config.method_name}: there is no key method.{key}.")
-        _check_type(f"method.{key}", value, str(parameters[key].annotation))
-    for key, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and key not in arguments:
-            raise InputError(f"method={config.method_name} needs the key {key}.")
+    make, given = locate(config.method["_target_"]), dict(config.method)
+    del given["_target_"]
+    check_arguments("method", make, given)
     try:
-        composed: Method = make(**arguments)
-    except ValueError as error:
-        raise InputError(f"method.{error}") from error
+        composed: Method = make(**given)
+    except (TypeError, ValueError) as error:
+        values = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise InputError(f"method={config.method_name} with {values}: {error}") from error
     if composed.hint is not None and composed.hint.epochs >= config.trainer.max_epochs:
         raise InputError(
             f"method.hint_epochs={composed.hint.epochs} leaves nothing of trainer.max_epochs="
@@ -106,28 +121,6 @@ def method(config: Config) -> Method:
     if composed.hint is not None and config.trainer.strategy == "ddp":
         raise InputError(f"method={config.method_name} does not go with trainer=ddp.")
     return composed
-
-
-TYPES: dict[str, type | tuple[type, ...]] = {
-    "float": (int, float),
-    "int": int,
-    "str": str,
-    "str | None": (str, type(None)),
-    "Sequence[str]": list,
-}
-
-
-def _check_type(key: str, value: Any, annotation: str) -> None:
-    """Refuse a value of another type than a method's signature says; others pass."""
-    expected = TYPES.get(annotation)
-    if expected is None:
-        return
-    words = {"float": "a number", "int": "a whole number", "Sequence[str]": "a list of names"}
-    right = isinstance(value, expected) and not (isinstance(value, bool) and annotation != "bool")
-    if annotation == "Sequence[str]":
-        right = right and all(isinstance(one, str) for one in value)
-    if not right:
-        raise InputError(f"{key}={value} must be {words.get(annotation, 'a name')}.")
 
 
 def network(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import math
-from typing import Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -36,59 +34,46 @@ def check_settings(config: Config) -> None:
     build.method(config)
     _check_optimizer(config.optimizer)
     _check_trainer(config)
-    nodes = {f"callbacks.{k}": v for k, v in config.callbacks.items() if v}
-    nodes |= {f"logger.{k}": v for k, v in config.logger.items() if v}
-    for place, node in nodes.items():
-        _check_keys(place, node)
-    wandb = any("Wandb" in node["_target_"] for node in config.logger.values() if node)
-    if wandb and importlib.util.find_spec("wandb") is None:
-        raise InputError("logger=wandb needs a package that is not there: pip install wandb.")
+    for group in ("callbacks", "logger"):
+        for name, node in getattr(config, group).items():
+            if node:
+                given, make = dict(node), build.locate(node["_target_"])
+                del given["_target_"]
+                if issubclass(make, WandbLogger):
+                    if importlib.util.find_spec("wandb") is None:
+                        raise InputError("logger=wandb needs a package: pip install wandb.")
+                    continue
+                also = SummaryWriter if issubclass(make, TensorBoardLogger) else None
+                build.check_arguments(f"{group}.{name}", make, given, also)
 
 
 def _check_optimizer(settings: Optimizer) -> None:
+    build.check_arguments("optimizer", build.locate(settings._target_), settings.arguments)
     plain = Numerics(torch.device("cpu"), "32", fast=False)
-    target, given = settings._target_, settings.arguments
-    known = inspect.signature(build.locate(target)).parameters
-    for key in given:
-        if key not in known:
-            names = ", ".join(name for name in known if name != "params")
-            raise InputError(f"optimizer.{key}: {target} has no such argument; it has: {names}.")
+    rates = (settings.lr, settings.weight_decay)
     try:
-        make = build.optimizer(target, settings.lr, settings.weight_decay, plain, given)
+        make = build.optimizer(settings._target_, *rates, plain, settings.arguments)
         make([nn.Parameter(torch.zeros(1))])
     except Exception as error:  # the optimiser's own
-        words = " ".join(str(error).split())
         raise InputError(
-            f"optimizer._target_={target} cannot be used: it has to take lr and weight_decay "
-            f"({words})."
+            f"optimizer._target_={settings._target_} cannot be used: it has to take lr and "
+            f"weight_decay ({' '.join(str(error).split())})."
         ) from error
 
 
 def _check_trainer(config: Config) -> None:
-    known = inspect.signature(build.locate(config.trainer._target_)).parameters
-    for key, value in config.trainer.arguments.items():
-        if key not in known:
-            names = ", ".join(known)
-            raise InputError(f"trainer.{key}: the Trainer has no such argument; it has: {names}.")
+    given = config.trainer.arguments
+    build.check_arguments("trainer", build.locate(config.trainer._target_), given)
+    for key, value in given.items():
         if key in build.OWN_ARGUMENTS or key in ("callbacks", "deterministic"):
             raise InputError(f"trainer.{key}={value}: a run sets it itself; leave it out.")
         if key in USE_INSTEAD:
             raise InputError(f"trainer.{key}={value}: use {USE_INSTEAD[key]} instead.")
-    clip = config.trainer.arguments.get("gradient_clip_val", 1)
+    clip = given.get("gradient_clip_val", 1)
     if isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 < clip < math.inf:
         raise InputError(f"trainer.gradient_clip_val={clip} must be a number above 0.")
-    if config.trainer.arguments:
+    if given:
         build.trainer(config, config.trainer.max_epochs, [])
-
-
-def _check_keys(place: str, node: dict[str, Any]) -> None:
-    make = build.locate(node["_target_"])
-    known = set(inspect.signature(make).parameters)
-    if issubclass(make, TensorBoardLogger):
-        known |= set(inspect.signature(SummaryWriter).parameters)
-    for key in node:
-        if key != "_target_" and key not in known and not issubclass(make, WandbLogger):
-            raise InputError(f"{place}.{key} is not a key of this configuration.")
 
 
 def check_fit(

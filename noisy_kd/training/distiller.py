@@ -94,6 +94,8 @@ class Distiller(LightningModule):
         self.student, self.hint = student, hint
         self.method = method or logit_regression()
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
+        if isinstance(schedule, str) and schedule not in SCHEDULES:
+            raise ValueError(f"schedule={schedule}: choose {', '.join(SCHEDULES)}.")
         self._check(len(teachers), averaging, ema_decay)
         # In a tuple, so that Lightning neither trains nor saves them.
         self.teachers = tuple(one.eval().requires_grad_(False) for one in teachers)
@@ -310,4 +312,4 @@ def _average(student: nn.Module, averaging: str, decay: float) -> AveragedModel 
     if averaging == "none":
         return None
     update = get_ema_multi_avg_fn(decay) if averaging == "ema" else None
-    return AveragedModel(student, multi_avg_fn=update).eval().requires_grad_(False)
+    return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)

@@ -54,7 +54,7 @@ class Numerics:
         in the paper's notation outside of it: that spares casts of their weights and gradients at
         each step.
         """
-        if not self.fast or not isinstance(net, nn.Sequential):
+        if not self.fast or type(net) is not nn.Sequential:
             with self.autocast():
                 return logits_of(net(x)).float()
         layers = relu_after_pool(list(net))

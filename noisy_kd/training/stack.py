@@ -83,7 +83,7 @@ class StudentStack(LightningModule):
         self.diverged = [False] * len(distillers)
         self.stopped: list[int | None] = [None] * len(distillers)  # after which epoch, by patience
         self.interrupted = False  # by Ctrl-C
-        self._sums: list[dict[str, Tensor | float]] = []
+        self._sums: list[dict[str, Tensor | float]] = [{} for _ in distillers]
         self._metrics: list[dict[str, float]] | None = None
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -154,6 +154,8 @@ class StudentStack(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count the errors on the validation set, and the agreements with the teacher."""
+        if self.trainer.sanity_checking:
+            return
         x, y, z = unpack(batch)
         x = self.numerics.to_channels_last(x)
         for k, one in enumerate(self.distillers):
