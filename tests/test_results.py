@@ -36,7 +36,7 @@ def test_what_the_text_says_stands_in_a_table(page):
     intervals = re.findall(r"\[[+-]", text)
     assert spreads and differences and len(differences) == len(intervals)
     for mean, spread in spreads:
-        assert f"| {mean} | {spread} |" in tables
+        assert f"| {mean} ± {spread} |" in tables
     for mean, low, high in differences:
         assert f"{mean} [{low}, {high}]" in tables
 
