@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,42 +28,28 @@ CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_di
 SWEEPS = CONF.parent / "sweeps"
 
 
-def _numbers(default: Any = MISSING, **rules: Any) -> Any:
-    """A field that decides the numbers of a run: part of its identity.
-
-    Args:
-        default: its default.
-        rules: a range (``least``, ``above``, ``most``, ``below``) or a set of ``choices``.
-    """
-    return _field(default, {"identity": True, **rules})
+PLACE = {"identity": False}
+"""Of fields that say where and how a run takes place; the others decide its numbers."""
 
 
-def _place(default: Any = MISSING, **rules: Any) -> Any:
-    """A field that says where and how a run takes place: no part of its identity."""
-    return _field(default, {"identity": False, **rules})
-
-
-def _field(default: Any, metadata: dict[str, Any]) -> Any:
-    if default is MISSING:
-        return field(metadata=metadata)
-    if default == {}:
-        return field(default_factory=dict, metadata=metadata)
-    return field(default=default, metadata=metadata)
+def _checked(default: Any, **rules: Any) -> Any:
+    """A field with a range (``least``, ``above``, ``most``, ``below``) or a set of ``choices``."""
+    return field(default=default, metadata=rules)
 
 
 @dataclass
 class Data:
     """Group ``data``."""
 
-    _target_: str = _place()
-    name: str = _numbers()
-    val_size: int | None = _numbers(None, least=0)
-    subset: int | None = _numbers(None, least=1)
-    label_noise: float = _numbers(0.0, least=0, most=1)
-    batch_size: int = _numbers(64, least=1)
-    seed: int = _numbers(0, least=0, most=SEED)
-    root: str | None = _place(None)
-    download: bool = _place(True)
+    _target_: str = field(metadata=PLACE)
+    name: str
+    val_size: int | None = _checked(None, least=0)
+    subset: int | None = _checked(None, least=1)
+    label_noise: float = _checked(0.0, least=0, most=1)
+    batch_size: int = _checked(64, least=1)
+    seed: int = _checked(0, least=0, most=SEED)
+    root: str | None = field(default=None, metadata=PLACE)
+    download: bool = field(default=True, metadata=PLACE)
 
 
 @dataclass
@@ -83,10 +69,10 @@ class Recipe:
 class Network:
     """A network: in the paper's notation, or what an import path makes with these arguments."""
 
-    layers: str | None = _numbers(None)
-    _target_: str | None = _numbers(None)
-    arguments: dict[str, Any] = _numbers({})
-    name: str | None = _place(None)  # part of _target_ in model@teacher=torchvision
+    layers: str | None = None
+    _target_: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    name: str | None = field(default=None, metadata=PLACE)  # a part of torchvision's _target_
 
     def __str__(self) -> str:
         """The id in conf/model, the notation, or the import path with its arguments."""
@@ -100,72 +86,72 @@ class Network:
 class Teacher(Network):
     """Group ``model@teacher`` and how the teacher is trained."""
 
-    checkpoint: str | None = _numbers(None)
-    max_epochs: int = _numbers(1, least=1)
-    lr: float = _numbers(1e-3, above=0)
-    weight_decay: float = _numbers(0.0, least=0)
-    schedule: str = _numbers("linear", choices=SCHEDULES)
-    subset: int | None = _numbers(None, least=1)
-    batch_size: int = _numbers(64, least=1)
-    shift: int = _numbers(0, least=0)
-    batch_norm: bool = _numbers(False)
-    seed: int = _numbers(0, least=0, most=SEED)
+    checkpoint: str | None = None
+    max_epochs: int = _checked(1, least=1)
+    lr: float = _checked(1e-3, above=0)
+    weight_decay: float = _checked(0.0, least=0)
+    schedule: str = _checked("linear", choices=SCHEDULES)
+    subset: int | None = _checked(None, least=1)
+    batch_size: int = _checked(64, least=1)
+    shift: int = _checked(0, least=0)
+    batch_norm: bool = False
+    seed: int = _checked(0, least=0, most=SEED)
 
 
 @dataclass
 class Student(Network):
     """Group ``model@student``."""
 
-    dropout: float = _numbers(0.0, least=0, below=1)
+    dropout: float = _checked(0.0, least=0, below=1)
 
 
 @dataclass
 class Optimizer:
     """Group ``optimizer``: the student's."""
 
-    _target_: str = _numbers()
-    lr: float = _numbers(1e-3, above=0)
-    weight_decay: float = _numbers(0.0, least=0)
-    schedule: str = _numbers("linear", choices=SCHEDULES)
-    averaging: str = _numbers("none", choices=("none", "ema", "swa"))
-    ema_decay: float = _numbers(0.999, least=0, below=1)
-    arguments: dict[str, Any] = _numbers({})
+    _target_: str
+    lr: float = _checked(1e-3, above=0)
+    weight_decay: float = _checked(0.0, least=0)
+    schedule: str = _checked("linear", choices=SCHEDULES)
+    averaging: str = _checked("none", choices=("none", "ema", "swa"))
+    ema_decay: float = _checked(0.999, least=0, below=1)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Trainer:
     """Group ``trainer``: arguments of Lightning's Trainer; ``max_epochs`` is the student's."""
 
-    _target_: str = _place()
-    max_epochs: int = _numbers(1, least=1)
-    arguments: dict[str, Any] = _numbers({})
-    accelerator: str = _place("auto", choices=("auto", "cpu", "gpu", "mps"))
-    devices: int = _place(1, least=1)
-    strategy: str = _place("auto", choices=("auto", "ddp"))
+    _target_: str = field(metadata=PLACE)
+    max_epochs: int = _checked(1, least=1)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    accelerator: str = _checked("auto", **PLACE, choices=("auto", "cpu", "gpu", "mps"))
+    devices: int = _checked(1, **PLACE, least=1)
+    strategy: str = _checked("auto", **PLACE, choices=("auto", "ddp"))
 
 
 @dataclass
 class Config:
     """One run."""
 
-    data: Data = _numbers()
-    teacher: Teacher = _numbers()
-    student: Student = _numbers()
-    method: dict[str, Any] = _numbers()
-    optimizer: Optimizer = _numbers()
-    trainer: Trainer = _numbers()
-    callbacks: dict[str, Any] = _place()  # but for callbacks.best.patience
-    logger: dict[str, Any] = _place()
-    recipe: Recipe = _place()
-    seed: int = _numbers(1, least=0, most=SEED)
-    precision: str = _numbers("auto", choices=("auto", "32", "bf16"))
-    fast: bool = _numbers(True)
-    deterministic: bool = _numbers(False)
-    store: str = _place(".cache/store")
-    force: bool = _place(False)
-    devices: int | None = _place(None, least=1)
-    max_stack: int | None = _place(None, least=1)
-    paper: dict[str, Any] | None = _place(None)
+    data: Data
+    teacher: Teacher
+    student: Student
+    method: dict[str, Any]
+    optimizer: Optimizer
+    trainer: Trainer
+    callbacks: dict[str, Any] = field(metadata=PLACE)  # but for callbacks.best.patience
+    logger: dict[str, Any] = field(metadata=PLACE)
+    recipe: Recipe = field(metadata=PLACE)
+    seed: int = _checked(1, least=0, most=SEED)
+    precision: str = _checked("auto", choices=("auto", "32", "bf16"))
+    fast: bool = True
+    deterministic: bool = False
+    store: str = field(default=".cache/store", metadata=PLACE)
+    force: bool = field(default=False, metadata=PLACE)
+    devices: int | None = _checked(None, **PLACE, least=1)
+    max_stack: int | None = _checked(None, **PLACE, least=1)
+    paper: dict[str, Any] | None = field(default=None, metadata=PLACE)
 
     @property
     def method_name(self) -> str:
@@ -248,9 +234,8 @@ def _check_networks(config: Config) -> None:
     for name in ("teacher", "student"):
         network: Network = getattr(config, name)
         if network._target_ is not None and network.layers is not None:
-            raise InputError(
-                f"{name}.layers={network.layers} and {name}._target_={network._target_}: choose one."
-            )
+            both = f"{name}.layers={network.layers} and {name}._target_={network._target_}"
+            raise InputError(f"{both}: choose one.")
         if network._target_ is None and network.layers is None:
             raise InputError(f"{name}.layers has no value: give it one.")
     for teacher in config.teachers:
@@ -263,9 +248,8 @@ def _check_networks(config: Config) -> None:
         if config.student.dropout:
             notation.with_dropout(layers, config.student.dropout)
     elif config.student.dropout:
-        raise InputError(
-            f"student.dropout={config.student.dropout:g}: only for networks in the paper's notation."
-        )
+        rate = f"student.dropout={config.student.dropout:g}"
+        raise InputError(f"{rate}: only for networks in the paper's notation.")
 
 
 def network_name(layers: str) -> str:

@@ -1,7 +1,7 @@
 """LightningDataModules over images that stay in memory as uint8.
 
-``prepare_data`` downloads, ``setup`` reads and splits, the dataloaders yield mini-batches ``(x, y)``
-that any LightningModule takes.
+``prepare_data`` downloads, ``setup`` reads and splits, the dataloaders yield mini-batches
+``(x, y)`` that any LightningModule takes.
 """
 
 from __future__ import annotations

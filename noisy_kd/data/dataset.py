@@ -151,6 +151,6 @@ def generator_key(seed: int, purpose: str, epoch: int = 0) -> int:
 
 
 def loader(dataset: Dataset[Any], chunk: int, seed: int | None = None) -> DataLoader[Any]:
-    """Return a DataLoader that slices whole chunks by one index operation, in seeded random order."""
+    """Return a DataLoader that slices chunks by one index operation, in seeded random order."""
     order = EpochOrder(len(dataset), chunk, seed)  # type: ignore[arg-type]
     return DataLoader(dataset, sampler=order, batch_size=None)

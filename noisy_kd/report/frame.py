@@ -121,9 +121,9 @@ def cell_columns(sweep: Sweep, table: pd.DataFrame) -> list[str]:
 def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell, in the order of the grid, beside its baseline and the paper.
 
-    Columns: the settings; ``mean``, ``deviation`` and ``n`` of the test error; ``val_error``; of the
-    difference to the baseline ``difference``, ``low``, ``high``, ``p`` and ``holm``; ``improvement``
-    relative to it; ``is_baseline``; ``paper``, ``paper_improvement``; ``runs`` of the cell.
+    Columns: the settings; ``mean``, ``deviation`` and ``n`` of the test error; ``val_error``; of
+    the difference to the baseline ``difference``, ``low``, ``high``, ``p`` and ``holm``; the
+    relative ``improvement``; ``is_baseline``; ``paper``, ``paper_improvement``; ``runs``.
     """
     columns = cell_columns(sweep, table)
     table = table.copy()
@@ -202,6 +202,7 @@ def _groups(table: pd.DataFrame, columns: list[str]) -> list[tuple[dict[str, Any
 
 
 def errors_by_seed(members: pd.DataFrame, name: str = "test_error") -> dict[int, float]:
+    """Return seed -> error in percent, of the runs that are done."""
     done = members[(members["status"] == "done") & members[name].notna()]
     return dict(zip(done["seed"], done[name], strict=True))
 

@@ -77,7 +77,11 @@ def _curves(plot: Axes, summary: pd.DataFrame, settings: list[str], axis: str) -
                 paper[axis], paper["paper"], "--", color=PAPER, label=f"paper {label}".strip()
             )
         for _, base in cells[cells["is_baseline"]].iterrows():
-            line: dict[str, Any] = {"color": color if label else BASELINE, "linewidth": 1, "linestyle": ":"}
+            line: dict[str, Any] = {
+                "color": color if label else BASELINE,
+                "linewidth": 1,
+                "linestyle": ":",
+            }
             plot.axhline(
                 base["mean"], label=", ".join(filter(None, ["logit regression", label])), **line
             )

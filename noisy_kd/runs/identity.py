@@ -97,7 +97,7 @@ def _deciding(node: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in fields(node):
         value = getattr(node, item.name)
-        if item.metadata["identity"]:
+        if item.metadata.get("identity", True):
             found[item.name] = _deciding(value) if is_dataclass(value) else copy.copy(value)
     if isinstance(node, Network):
         unused = "_target_" if node._target_ is None else "layers"

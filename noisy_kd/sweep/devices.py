@@ -18,8 +18,7 @@ from noisy_kd.sweep import part as work
 from noisy_kd.sweep.grid import Part
 
 if TYPE_CHECKING:
-    from noisy_kd.sweep.progress import SweepBar
-    from noisy_kd.training.callbacks.progress import Watch
+    from noisy_kd.training.callbacks.progress import RunsBar, Watch
 
 DIED = "its process was killed{}; the machine may lack memory: try a smaller max_stack"
 
@@ -54,7 +53,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def train_groups(groups: list[Part], bar: SweepBar) -> dict[str, str]:
+def train_groups(groups: list[Part], bar: RunsBar) -> dict[str, str]:
     """Prepare all groups, then train them on the devices of this machine.
 
     Returns:
@@ -66,7 +65,7 @@ def train_groups(groups: list[Part], bar: SweepBar) -> dict[str, str]:
     devices = available(groups[0].configs[0], sum(map(len, groups)))
     ready, failed = work.prepare(groups, share=len(devices) > 1)
     with bar:
-        return failed | train(grid.shared_out(ready, len(devices)), devices, bar.hear)
+        return failed | train(grid.shared_out(ready, len(devices)), devices, bar.update)
 
 
 @dataclass

@@ -25,14 +25,14 @@ from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep import grid
 from noisy_kd.sweep.grid import Part
-from noisy_kd.sweep.progress import SweepBar
 
 if TYPE_CHECKING:
     from noisy_kd.sweep.plugins.hydra_plugins.noisy_kd_stacked import StackedLauncher
+    from noisy_kd.training.callbacks.progress import RunsBar
 
 log = logging.getLogger(__name__)
 
-Trainer = Callable[[list[Part], SweepBar], dict[str, str]]
+Trainer = Callable[[list[Part], "RunsBar"], dict[str, str]]
 """Trains groups of runs; returns directory -> error, of those that failed."""
 
 
@@ -141,7 +141,9 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
         return {}
     epochs = {place: config.trainer.max_epochs for place, config in configs.items()}
     shown = any("progress" in config.callbacks for config in configs.values())
-    bar = SweepBar(epochs, by_place.keys() - todo.keys(), shown)
+    from noisy_kd.training.callbacks.progress import RunsBar
+
+    bar = RunsBar(epochs, by_place.keys() - todo.keys(), shown)
     try:
         return train(groups, bar)
     except InputError:

@@ -22,7 +22,7 @@ from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep import grid
 from noisy_kd.sweep import part as work
 from noisy_kd.sweep.grid import Part
-from noisy_kd.sweep.progress import SweepBar
+from noisy_kd.training.callbacks.progress import RunsBar
 
 POLL = 2.0  # seconds between two looks at the jobs
 MEMORY = ("OUT_OF_MEMORY", "OOM")
@@ -54,7 +54,7 @@ class Resumable:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def train_groups(groups: list[Part], bar: SweepBar, settings: Mapping[str, Any]) -> dict[str, str]:
+def train_groups(groups: list[Part], bar: RunsBar, settings: Mapping[str, Any]) -> dict[str, str]:
     """Prepare all groups in one job, then train their parts in others.
 
     Args:
@@ -146,7 +146,7 @@ def _prepare(groups: list[Part]) -> tuple[list[Part], dict[str, str]] | str:
 
 
 def _train(
-    parts: list[Part], bar: SweepBar, submit: Callable[..., Any], most: int
+    parts: list[Part], bar: RunsBar, submit: Callable[..., Any], most: int
 ) -> dict[str, str]:
     """Train the parts in jobs, at most so many at once."""
     failed: dict[str, str] = {}
@@ -182,15 +182,17 @@ def _end(job: Any, part: Part, failed: dict[str, str]) -> list[Part]:
     return []
 
 
-def _show(parts: list[Part], bar: SweepBar) -> None:
+def _show(parts: list[Part], bar: RunsBar) -> None:
     for part in parts:
         for config, directory in zip(part.configs, part.directories, strict=True):
             result = runs.finished(directory, config_hash(config))
             if result is not None:
-                bar.hear({str(directory): (config.trainer.max_epochs, result["val_error"])})
+                error = result["val_error"]
+                metrics = {} if error is None else {"val_error": error}
+                bar.update({str(directory): (config.trainer.max_epochs, metrics)})
 
 
-def with_settings(settings: Mapping[str, Any]) -> Callable[[list[Part], SweepBar], dict[str, str]]:
+def with_settings(settings: Mapping[str, Any]) -> Callable[[list[Part], RunsBar], dict[str, str]]:
     """:func:`train_groups` with these settings."""
     Path(settings["folder"]).mkdir(parents=True, exist_ok=True)
     return partial(train_groups, settings=settings)

@@ -13,9 +13,9 @@ from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from noisy_kd.config import Config, Network, named_networks
@@ -96,7 +96,9 @@ def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any =
     for key in given:
         if key not in names:
             known = ", ".join(name for name in names if name not in ("params", "kwargs"))
-            raise InputError(f"{place}.{key}: {make.__name__} has no such argument; it has: {known}.")
+            raise InputError(
+                f"{place}.{key}: {make.__name__} has no such argument; it has: {known}."
+            )
 
 
 def method(config: Config) -> Method:
@@ -252,14 +254,9 @@ def clipping(config: Config) -> dict[str, Any]:
     return {key: one for key, one in config.trainer.arguments.items() if key in CLIP}
 
 
-def callback_nodes(config: Config) -> dict[str, Any]:
-    """The callbacks that are not :class:`noisy_kd.training.callbacks.BestEpoch`, without empty ones."""
-    return {name: node for name, node in config.callbacks.items() if node and name != "best"}
-
-
 def callbacks(config: Config, bar: bool = True) -> list[Callback]:
     """Progress bar (unless another one shows the run) and whatever callbacks the user added."""
-    nodes = callback_nodes(config)
+    nodes = {name: node for name, node in config.callbacks.items() if node and name != "best"}
     return [instantiated(node) for name, node in nodes.items() if bar or name != "progress"]
 
 

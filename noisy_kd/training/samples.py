@@ -27,7 +27,7 @@ class TrainingSamples:
 
     dataset: Dataset[Any]
     batch_size: int
-    z_NTC: Tensor | None = None
+    z_NTC: Tensor | None = None  # noqa: N815
 
     @property
     def steps(self) -> int:

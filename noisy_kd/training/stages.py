@@ -228,7 +228,7 @@ def names(config: Config, is_logit_regression: bool) -> Result:
 
 
 def write_failed(config: Config, directory: Path, error: str) -> None:
-    """Write a ``result.json`` that says why there is no result; the run is tried again next time."""
+    """Write a ``result.json`` that says what failed; the run is tried again next time."""
     clean = build.method(config).is_logit_regression
     runs.write_result(directory, names(config, clean) | {"status": "failed", "error": error})
 
