@@ -1,181 +1,26 @@
-"""The family of methods: each is a composition of a loss with noise in one place or another.
+"""The methods by the papers' names: each is a composition of a loss with noise.
 
 A method of your own is one function here or in your own module, and one file in ``conf/method``
 whose ``_target_`` names it.
 
-Shapes: B samples in the mini-batch, N training samples, T teachers (mostly 1), C classes.
+Shapes: B samples in the mini-batch, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from noisy_kd.method import losses
-from noisy_kd.method.noise import (
-    AdditiveNoise,
-    InputNoise,
-    LogitNoise,
-    RandomLabels,
-    RandomShift,
-    RandomSigma,
-)
-from noisy_kd.method.teachers import COMBINATIONS, one, random_teacher
-
-Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
-"""From the student's logits [B, C], the target [B, C] or None, and the labels [B], to a scalar."""
-
-LogitsNoise = LogitNoise | RandomSigma | AdditiveNoise
-
-
-@dataclass(frozen=True)
-class TeacherDropout:
-    """Dropout that stays active in the teacher while it teaches.
-
-    Args:
-        probability: of each activation to be dropped, in [0, 1).
-        passes: the target is drawn from so many passes made beforehand; 0 asks the teacher at
-            each step.
-
-    Raises:
-        ValueError: if a value is out of its range.
-    """
-
-    probability: float
-    passes: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability < 1:
-            raise ValueError(f"p={self.probability}: a dropout probability lies in [0, 1).")
-        if self.passes < 0:
-            raise ValueError(f"passes={self.passes}: 0 for a live teacher, or a number of passes.")
-
-
-@dataclass(frozen=True)
-class Hint:
-    """FitNets' first stage: the student's middle layer learns to predict the teacher's.
-
-    Args:
-        teacher: the hint layer by its place in the notation (``C2``: the second convolution;
-            ``FC1``: the first fully connected layer); None for the middle one.
-        student: the guided layer, likewise.
-        epochs: of the first stage.
-    """
-
-    teacher: str | None
-    student: str | None
-    epochs: int
-
-
-@dataclass(frozen=True)
-class Method:
-    """What happens in one training step.
-
-    ``loss(output(student(input(x))), target(teacher(x)), labels(y))``: noise can act in each of
-    these places, on the teacher itself, and in the teacher's own training.
-
-    Args:
-        loss: what the student minimises.
-        input: noise on the net's images; a student's teacher sees them clean.
-        target: noise on the teacher's logits.
-        output: noise on the student's logits.
-        labels: noise on the student's labels.
-        teacher_labels: noise on the labels in the teacher's training.
-        teacher_dropout: dropout in the teacher while it teaches.
-        teachers: ``one``, or how the logits of several become one target.
-        hint: a first stage on a middle layer.
-        has_teacher: whether there is a teacher at all.
-    """
-
-    loss: Loss
-    input: InputNoise | RandomShift | None = None
-    target: LogitsNoise | None = None
-    output: LogitsNoise | None = None
-    labels: RandomLabels | None = None
-    teacher_labels: RandomLabels | None = None
-    teacher_dropout: TeacherDropout | None = None
-    teachers: str = "one"
-    hint: Hint | None = None
-    has_teacher: bool = True
-
-    @property
-    def is_logit_regression(self) -> bool:
-        """Whether this is plain logit regression, also as the zero-noise end of a noisy method."""
-        noises = (self.target, self.output)
-        clean = all(noise is None or noise.is_identity for noise in noises)
-        return self.loss is _regression and clean and self.teachers == "one"
-
-    @property
-    def draws_once(self) -> bool:
-        """Whether noise is drawn once for the whole training."""
-        return self.target is not None and self.target.resample == "once"
-
-    @property
-    def draws_teacher(self) -> bool:
-        """Whether each step draws a sample's target from several."""
-        return self.teachers == "random_teacher" or self.passes > 0
-
-    @property
-    def moves_target(self) -> bool:
-        """Whether a sample's target is another one at each step, or not the teachers' own."""
-        return self.target is not None or self.draws_teacher or self.teacher_dropout is not None
-
-    @property
-    def passes(self) -> int:
-        """How many passes of the teacher are made beforehand, besides the clean one."""
-        return self.teacher_dropout.passes if self.teacher_dropout else 0
-
-    def clean_target(self, z_NTC: Tensor) -> Tensor:
-        """The teachers' own target, [N, C], by which they are evaluated; [N, C] is one teacher's.
-
-        With passes made beforehand the first is the clean one.
-        """
-        combine = one if self.teachers == "one" else COMBINATIONS[self.teachers]
-        return combine(z_NTC if z_NTC.ndim == 3 else z_NTC.unsqueeze(1))
-
-    def fixed_target(self, z_NTC: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """All targets, [N, C], with the noise that is drawn once for the whole training, if any.
-
-        [N, T, C] where each step draws one of T.
-        """
-        z = self.clean_target(z_NTC)
-        if self.draws_teacher:  # noise that is drawn once falls on each of them
-            z = z_NTC[:, 1:] if self.passes else z_NTC
-        if self.target is None or not self.draws_once:
-            return z
-        if z.ndim == 2:
-            return self.target(z, generator)
-        return torch.stack([self.target(one, generator) for one in z.unbind(1)], dim=1)
-
-    def step_target(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The targets [B, C] of one mini-batch, with what is drawn at each step."""
-        if z.ndim == 3:
-            z = random_teacher(z, generator) if self.draws_teacher else self.clean_target(z)
-        if self.target is not None and not self.draws_once:
-            return self.target(z, generator)
-        return z
-
-    def step_input(self, x_BCHW: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The images [B, C, H, W] as the net in training sees them."""
-        return x_BCHW if self.input is None else self.input(x_BCHW, generator)
-
-    def step_labels(
-        self, labels_B: Tensor, classes: int, generator: torch.Generator | None
-    ) -> Tensor:
-        """The labels [B] as the loss sees them."""
-        return labels_B if self.labels is None else self.labels(labels_B, classes, generator)
-
-    def step_output(self, g_BC: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The student's logits [B, C] as the loss sees them."""
-        return g_BC if self.output is None else self.output(g_BC, generator)
+from noisy_kd.method.method import Hint, Loss, Method, TeacherDropout, regression
+from noisy_kd.method.noise import AdditiveNoise, InputNoise, LogitNoise, RandomLabels, RandomSigma
+from noisy_kd.method.teachers import COMBINATIONS
 
 
 def logit_regression() -> Method:
     """Logit regression (Ba & Caruana; [NT] equation 1): the baseline."""
-    return Method(loss=_regression)
+    return Method(loss=regression)
 
 
 def noisy_teacher(
@@ -191,7 +36,7 @@ def noisy_teacher(
     The arguments are those of :class:`noisy_kd.method.noise.LogitNoise`.
     """
     noise = LogitNoise(alpha, sigma, alpha_selects, selection, noise_per, resample)
-    return Method(loss=_regression, target=noise)
+    return Method(loss=regression, target=noise)
 
 
 def noisy_student(alpha: float, sigma: float) -> Method:
@@ -199,12 +44,12 @@ def noisy_student(alpha: float, sigma: float) -> Method:
 
     In expectation ||g - z||^2 + alpha sigma^2 ||g||^2: a penalty on large logits.
     """
-    return Method(loss=_regression, output=LogitNoise(alpha, sigma))
+    return Method(loss=regression, output=LogitNoise(alpha, sigma))
 
 
 def random_sigma(alpha: float, sigma_min: float = 0.01, sigma_max: float = 1.0) -> Method:
     """The noisy teacher with sigma ~ U[sigma_min, sigma_max] anew each mini-batch ([NT] 5.4)."""
-    return Method(loss=_regression, target=RandomSigma(alpha, sigma_min, sigma_max))
+    return Method(loss=regression, target=RandomSigma(alpha, sigma_min, sigma_max))
 
 
 def two_teachers(teachers: Sequence[str], combination: str = "geometric_mean") -> Method:
@@ -221,7 +66,7 @@ def two_teachers(teachers: Sequence[str], combination: str = "geometric_mean") -
         raise ValueError("teachers=[]: name one teacher at least.")
     if combination not in COMBINATIONS:
         raise ValueError(f"combination={combination}: choose {', '.join(COMBINATIONS)}.")
-    return Method(loss=_regression, teachers=combination if len(teachers) > 1 else "one")
+    return Method(loss=regression, teachers=combination if len(teachers) > 1 else "one")
 
 
 def hinton(temperature: float = 4.0, weight: float = 0.9) -> Method:
@@ -253,8 +98,7 @@ def fitnets(
         hint: the teacher's layer by its place in the notation, ``C2`` or ``FC1``; None: the middle.
         guided: the student's layer, likewise.
         hint_epochs: of the first stage; 0 is plain distillation.
-        temperature: tau, above 0.
-        weight: lambda, in [0, 1].
+        temperature, weight: as in :func:`hinton`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -274,8 +118,7 @@ def fickle_teacher(
         p: of the teacher's dropout layers; a teacher without any gets one after its last hidden
             layer.
         passes: 0 asks the teacher at each step; M draws one of M cached passes per sample.
-        temperature: tau, above 0.
-        weight: lambda, in [0, 1].
+        temperature, weight: as in :func:`hinton`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -289,8 +132,7 @@ def soft_randomization(sigma: float = 0.2, temperature: float = 4.0, weight: flo
 
     Args:
         sigma: standard deviation of the noise on the preprocessed images.
-        temperature: tau, above 0.
-        weight: lambda, in [0, 1].
+        temperature, weight: as in :func:`hinton`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -309,8 +151,7 @@ def messy_collaboration(
     Args:
         rate: of the labels.
         where: in the training of the ``teacher``, of the ``student``, or ``both``.
-        temperature: tau, above 0.
-        weight: lambda, in [0, 1].
+        temperature, weight: as in :func:`hinton`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -327,17 +168,12 @@ def messy_collaboration(
 
 def logit_noise_additive(alpha: float, sigma: float) -> Method:
     """z' = z + sigma xi: tells noise in proportion to the logits from noise as such."""
-    return Method(loss=_regression, target=AdditiveNoise(alpha, sigma))
+    return Method(loss=regression, target=AdditiveNoise(alpha, sigma))
 
 
 def supervised() -> Method:
     """Cross-entropy on the labels: how teachers are trained, and a student without a teacher."""
     return Method(loss=_labels, has_teacher=False)
-
-
-def _regression(g_BC: Tensor, z_BC: Tensor | None, _: Tensor) -> Tensor:
-    assert z_BC is not None, "logit regression needs a teacher's logits"
-    return losses.logit_regression(g_BC, z_BC)
 
 
 def _distillation(temperature: float, weight: float) -> Loss:

@@ -20,7 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from noisy_kd.data.dataset import generator_key
-from noisy_kd.method.methods import Method, logit_regression
+from noisy_kd.method.method import Method
+from noisy_kd.method.methods import logit_regression
 from noisy_kd.model.layers import set_dropout_generator
 from noisy_kd.model.network import logits_of, with_active_dropout
 from noisy_kd.training.hints import HintStage

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noisy_kd.method.methods import Hint
+from noisy_kd.method.method import Hint
 from noisy_kd.model.network import initialise, upto
 
 
