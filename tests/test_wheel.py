@@ -56,7 +56,7 @@ def test_it_holds_configurations_sweeps_and_the_types_marker(wheel):
 
 
 def test_it_trains_and_reports_in_an_empty_folder(noisy_kd):
-    run, empty = noisy_kd
+    run, _ = noisy_kd
     short = ("teacher.max_epochs=2", "trainer.max_epochs=2", "trainer=cpu", "callbacks=quiet")
     done = run("train", *short)
     assert done.returncode == 0, done.stderr

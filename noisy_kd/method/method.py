@@ -47,7 +47,7 @@ class TeacherDropout:
     def __post_init__(self) -> None:
         if not 0 <= self.probability < 1:
             raise ValueError(f"p={self.probability}: a dropout probability lies in [0, 1).")
-        if self.passes < 0:
+        if not isinstance(self.passes, int) or self.passes < 0:
             raise ValueError(f"passes={self.passes}: 0 for a live teacher, or a number of passes.")
 
 

@@ -103,7 +103,7 @@ def fitnets(
     Raises:
         ValueError: if a value is out of its range.
     """
-    if hint_epochs < 0:
+    if not isinstance(hint_epochs, int) or hint_epochs < 0:
         raise ValueError(f"hint_epochs={hint_epochs}: a number of epochs, 0 for none.")
     stage = Hint(hint, guided, hint_epochs) if hint_epochs else None
     return Method(loss=_distillation(temperature, weight), hint=stage)

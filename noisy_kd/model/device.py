@@ -4,14 +4,22 @@
 
 | device | auto |
 |---|---|
-| CPU with AMX or AVX512-BF16 units | bf16 |
+| CPU with AMX units | bf16 |
+| AMD CPU with AVX512-BF16 units (Zen 4 or newer) | bf16 |
 | CUDA GPU of compute capability 8.0 or more | bf16 |
 | any other, and every device with ``fast=false`` | 32 |
+
+On Intel CPUs AVX512-BF16 without AMX is no gain: lenet_cifar trains at 0.60 times the
+speed of float32 there, on an AMD EPYC at 1.62 times.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -46,9 +54,18 @@ def resolve_precision(precision: str, fast: bool, device: torch.device) -> str:
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Return whether the device multiplies bf16 matrices in hardware."""
+    """Return whether the device multiplies bf16 matrices faster than float32, by the table."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return torch.cpu._is_avx512_bf16_supported() and not _is_intel()
+
+
+@cache
+def _is_intel() -> bool:
+    with suppress(OSError):  # Linux, where platform knows no vendor
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    return "Intel" in platform.processor()
