@@ -234,8 +234,7 @@ def _check_networks(config: Config) -> None:
     for name in ("teacher", "student"):
         network: Network = getattr(config, name)
         if network._target_ is not None and network.layers is not None:
-            both = f"{name}.layers={network.layers} and {name}._target_={network._target_}"
-            raise InputError(f"{both}: choose one.")
+            raise InputError(f"{name}.layers={network.layers} beside {name}._target_: choose one.")
         if network._target_ is None and network.layers is None:
             raise InputError(f"{name}.layers has no value: give it one.")
     for teacher in config.teachers:
@@ -271,10 +270,6 @@ def named_networks() -> dict[str, str]:
     return {canonical(text): name for name, text in layers.items() if text}
 
 
-def _article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
 def _explain(error: OmegaConfBaseException) -> str:
     lines = str(error).splitlines()
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), "")
@@ -286,7 +281,7 @@ def _explain(error: OmegaConfBaseException) -> str:
         return f"{key} {UNKNOWN}"
     if "could not be converted to" in lines[0]:
         value, kind = lines[0].split("'")[1], lines[0].split()[-1].lower()
-        return f"{key}={value} must be {_article(kind)}."
+        return f"{key}={value} must be {'an' if kind[0] in 'aeiou' else 'a'} {kind}."
     if key in ("student", "teacher"):
         return f"{key} is a group of keys: name a network by model@{key}=NAME."
     return f"{key}: {lines[0]}" if key else lines[0]
@@ -331,14 +326,10 @@ def check_range(
 
 def _check_method(method: dict[str, Any]) -> None:
     teachers = method.get("teachers", ["one"])
-    if (
-        not isinstance(teachers, list)
-        or not teachers
-        or not all(isinstance(one, str) for one in teachers)
-    ):
-        raise InputError(
-            f"method.teachers={teachers} must be a list of networks, as in [nin,lenet]."
-        )
+    is_list = isinstance(teachers, list) and all(isinstance(one, str) for one in teachers)
+    if not is_list or not teachers:
+        names = "a list of networks, as in [nin,lenet]"
+        raise InputError(f"method.teachers={teachers} must be {names}.")
     for key, most in {"alpha": 1.0, "sigma": None}.items():
         if key in method:
             value = method[key]
@@ -355,7 +346,5 @@ def _check_patience(patience: Any) -> None:
 def _check_nodes(group: str, nodes: dict[str, Any]) -> None:
     for key, node in nodes.items():
         if node is not None and not (isinstance(node, dict) and "_target_" in node):
-            raise InputError(
-                f"{group}.{key} is not a key of this configuration: an entry of {group} is a "
-                "mapping with a _target_."
-            )
+            entry = f"an entry of {group} is a mapping with a _target_"
+            raise InputError(f"{group}.{key} is not a key of this configuration: {entry}.")

@@ -47,13 +47,19 @@ def hash_of(*overrides):
         "optimizer.weight_decay=0.01",
         "optimizer.schedule=constant",
         "callbacks.best.patience=3",
-        "precision=32",
         "fast=false",
         "data=svhn",
     ],
 )
 def test_the_hash_covers_what_decides_the_numbers(override):
     assert hash_of(override) != hash_of()
+
+
+def test_the_hash_covers_the_resolved_precision(monkeypatch):
+    assert hash_of("precision=32") != hash_of("precision=bf16")
+    for units, precision in ((True, "bf16"), (False, "32")):
+        monkeypatch.setattr("noisy_kd.model.device.has_bf16_units", lambda _, has=units: has)
+        assert hash_of() == hash_of(f"precision={precision}")
 
 
 @pytest.mark.parametrize(

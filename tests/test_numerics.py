@@ -22,9 +22,10 @@ def restore():
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Let the processor have these units."""
+    """Let the processor have these units, and be of Intel or not."""
 
-    def make(amx=False, avx512_bf16=False):
+    def make(amx=False, avx512_bf16=False, intel=False):
+        monkeypatch.setattr(device, "_is_intel", lambda: intel)
         monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
         monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512_bf16)
         numerics._medium_is_exact.cache_clear()
@@ -49,10 +50,12 @@ class Products(TorchDispatchMode):
         ({}, "32"),
         ({"amx": True}, "bf16"),
         ({"avx512_bf16": True}, "bf16"),
-        ({"amx": True, "avx512_bf16": True}, "bf16"),
+        ({"avx512_bf16": True, "intel": True}, "32"),
+        ({"amx": True, "avx512_bf16": True, "intel": True}, "bf16"),
+        ({"intel": True}, "32"),
     ],
 )
-def test_auto_is_bf16_on_processors_with_bf16_units(processor, units, precision):
+def test_auto_is_bf16_on_processors_where_it_is_faster(processor, units, precision):
     processor(**units)
     with Products() as products:
         assert device.resolve_precision("auto", True, CPU) == precision
@@ -60,6 +63,25 @@ def test_auto_is_bf16_on_processors_with_bf16_units(processor, units, precision)
     assert device.resolve_precision("auto", False, CPU) == "32"
     assert device.resolve_precision("32", True, CPU) == "32"
     assert device.resolve_precision("bf16", True, CPU) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("text", "intel"),
+    [
+        ("vendor_id\t: GenuineIntel\n", True),
+        ("vendor_id\t: AuthenticAMD\n", False),
+        (None, True),
+    ],
+)
+def test_the_vendor_is_read_from_the_system(monkeypatch, text, intel):
+    def read_text(self):
+        if text is None:
+            raise FileNotFoundError(self)
+        return text
+
+    monkeypatch.setattr(device.Path, "read_text", read_text)
+    monkeypatch.setattr(device.platform, "processor", lambda: "Intel64 Family 6")
+    assert device._is_intel.__wrapped__() == intel
 
 
 @pytest.mark.parametrize(
@@ -83,8 +105,9 @@ def test_without_bf16_units_a_run_is_float32_and_no_matrix_product_is_made(proce
     assert torch.get_float32_matmul_precision() == "medium"  # exact without such units
 
 
-def test_with_bf16_units_the_accuracy_of_medium_products_is_probed_once(processor):
-    processor(avx512_bf16=True)
+@pytest.mark.parametrize("intel", [True, False])
+def test_with_bf16_units_the_accuracy_of_medium_products_is_probed_once(processor, intel):
+    processor(avx512_bf16=True, intel=intel)
     with Products() as products:
         exact = [numerics._medium_is_exact() for _ in range(3)]
     assert products.count == 2  # in double precision and in medium

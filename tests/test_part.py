@@ -65,7 +65,7 @@ def test_a_failed_run_is_tried_again_and_a_finished_one_is_not(part, monkeypatch
     assert statuses(part) == ["done"] * 3
     assert (first.directories[0] / "result.json").stat().st_mtime_ns == written
     assert set(heard) == {str(place) for place in part.directories[1:]}
-    assert all(epochs == 1 and 0 <= error <= 1 for epochs, error in heard.values())
+    assert all(done == 1 and 0 <= metrics["val_error"] <= 1 for done, metrics in heard.values())
 
 
 def test_shared_images_give_the_same_results(part):

@@ -26,6 +26,7 @@ from noisy_kd.method import Method
 from noisy_kd.model import network as networks
 from noisy_kd.model import notation
 from noisy_kd.model.device import choose_device
+from noisy_kd.model.modules import instantiate
 from noisy_kd.runs.identity import resolved_precision
 from noisy_kd.training import numerics as numerics_of
 from noisy_kd.training.callbacks import BestEpoch
@@ -112,7 +113,9 @@ def method(config: Config) -> Method:
     check_arguments("method", make, given)
     try:
         composed: Method = make(**given)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:  # it begins with the argument's name and value
+        raise InputError(f"method.{error}") from error
+    except TypeError as error:
         values = ", ".join(f"{key}={value}" for key, value in given.items())
         raise InputError(f"method={config.method_name} with {values}: {error}") from error
     if composed.hint is not None and composed.hint.epochs >= config.trainer.max_epochs:
@@ -146,7 +149,7 @@ def network(
         InputError: if it does not fit the images or the classes.
     """
     if spec._target_ is not None:
-        return networks.instantiate(spec._target_, input_shape, classes, seed, spec.arguments)
+        return instantiate(spec._target_, input_shape, classes, seed, spec.arguments)
     layers = notation.parse(str(spec.layers))
     if notation.notation(layers) in named_networks():
         layers = notation.with_classes(layers, classes)

@@ -14,8 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from noisy_kd.model.device import has_bf16_units
-from noisy_kd.model.network import logits_of
+from noisy_kd.model.modules import logits_of
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -142,8 +141,11 @@ def relu_after_pool(layers: list[nn.Module]) -> list[nn.Module]:
 
 @cache
 def _medium_is_exact() -> bool:
-    """Whether "medium" products keep float32's accuracy here (on AMX they compute in bf16)."""
-    if not has_bf16_units(torch.device("cpu")):
+    """Whether "medium" products keep float32's accuracy here (on AMX they compute in bf16).
+
+    Probed wherever there are bf16 units, also those that are no gain; without any it is sure.
+    """
+    if not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return True
     a = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     exact = a.double() @ a.double()
