@@ -5,6 +5,7 @@
 # make results        replaces tables in results/: make results TABLE="table1 readings" SEEDS=0,1,2,3,4
 # make cifar10        the paper's tables on CIFAR-10, likewise (days on two cores)
 # make lint           style and types
+# make lower-bounds   a training and its export with the oldest packages that pyproject.toml allows
 # make clean          removes .venv and the store of teachers and logits
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ SLOW ?=
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(SLOW),,-m "not slow")
 
-.PHONY: train test coverage results cifar10 lint clean
+.PHONY: train test coverage results cifar10 lint lower-bounds clean
 
 train: .venv/.train
 	@$(BIN)/python train.py $(ARGS)
@@ -31,7 +32,7 @@ results:
 	@$(MAKE) --no-print-directory .venv/.train
 	@for table in $(TABLE); do \
 		$(BIN)/python train.py -cn $$table seed=$(SEEDS) $(ARGS) && \
-		$(BIN)/python -m noisy_kd.report $$table $(ARGS) --keep $$table --replace || exit $$?; \
+		$(BIN)/noisy-kd report $$table $(ARGS) --keep $$table --replace || exit $$?; \
 	done
 
 cifar10:
@@ -43,8 +44,15 @@ lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+lower-bounds:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+		--resolution lowest-direct '.[export]'
+	bash tests/smoke.sh .venv-lowest/bin
+
 clean:
-	rm -rf .venv .cache
+	rm -rf .venv .venv-lowest .cache
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -24,7 +24,10 @@ NOISE = ("method.alpha", "method.sigma")
 REGULARISERS = ("student.dropout", "optimizer.weight_decay")
 """Axes whose value 0 is the baseline's."""
 
-PLACE = ("data.root", "data.download", "store", "force", "devices", "max_stack")
+PLACE = {  # keys that decide no number, and so are in no result
+    *("data.root", "data.download", "store", "force", "devices", "max_stack", "callbacks"),
+    *("logger", "trainer", "trainer.accelerator", "trainer.devices", "callbacks.progress"),
+}
 CONTENT = "sha256:"
 """Before the digest of a checkpoint, which might else read as a number."""
 
@@ -70,6 +73,8 @@ def filters(words: Sequence[str]) -> dict[str, list[Value]]:
     pairs = [word.partition("=") for word in words if not word.startswith("hydra")]
     chosen = {key.lstrip("+"): split(values) for key, _, values in pairs}
     chosen = {key: values for key, values in chosen.items() if key not in PLACE}
+    if chosen.get("precision") == ["auto"]:  # results have what it was resolved to
+        del chosen["precision"]
     for net in ("student", "teacher"):
         if layers := chosen.get(f"{net}.layers"):
             parsed = [notation.notation(notation.parse(str(one))) for one in layers]
