@@ -20,7 +20,7 @@ from noisy_kd.training.logits import cached_logits
 from noisy_kd.training.numerics import Numerics
 from noisy_kd.training.samples import TrainingSamples
 from noisy_kd.training.stack import StudentStack
-from noisy_kd.training.teacher import frozen, trained_teacher
+from noisy_kd.training.teacher import TeacherTraining, frozen
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_the_teacher_never_moves_and_gets_no_gradient(short, digits, float32, st
     """KD_Lib back-propagates through its teacher; torchdistill leaves it in train mode."""
     config = short()
     untrained = network(config.teacher.layers, digits.input_shape, 10)
-    teacher = trained_teacher(config, untrained, "teacher", digits, float32, None, tmp_path)
+    teacher = TeacherTraining(config, untrained, "teacher", digits, float32, None).trained(tmp_path)
     before = weights(teacher)
     logits = cached_logits(teacher, digits, store)["train"]
     stack, _, _ = train(short, digits, logits, float32, [distiller(float32)])

@@ -15,7 +15,7 @@ from noisy_kd.training.checks import check_shift, check_teacher
 from noisy_kd.training.logits import predict_logits
 from noisy_kd.training.numerics import Numerics
 from noisy_kd.training.stages import count_errors
-from noisy_kd.training.teacher import _made_by, read_checkpoint, trained_teacher
+from noisy_kd.training.teacher import TeacherTraining, read_checkpoint
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def trained(digits, float32, tmp_path):
 
     def make(config):
         (net,) = build.teachers(config, digits)
-        return trained_teacher(config, net, "teacher", digits, float32, None, tmp_path)
+        return TeacherTraining(config, net, "teacher", digits, float32, None).trained(tmp_path)
 
     return make
 
@@ -45,7 +45,9 @@ def test_the_teacher_learns_is_frozen_and_is_trained_once(short, digits, trained
 
 def key(config, data, numerics):
     (net,) = build.teachers(config, data)
-    return store_module.key_of("teacher", _made_by(config, net, data, numerics))
+    return store_module.key_of(
+        "teacher", TeacherTraining(config, net, "", data, numerics, None).made_by()
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from noisy_kd.training.callbacks.progress import Watch
 from noisy_kd.training.logits import predict_logits, stacked_logits
 from noisy_kd.training.numerics import Numerics, device_name
 from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent, train_students
-from noisy_kd.training.teacher import trained_teacher
+from noisy_kd.training.teacher import TeacherTraining
 
 log = logging.getLogger(__name__)
 
@@ -140,9 +140,10 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
     if not first.method.has_teacher:
         return None
     noise = first.method.teacher_labels
+    specs = zip(first.config.teachers, prepared.teachers, strict=True)
     teachers = [
-        trained_teacher(first.config, net, str(spec), data, numerics, noise, logs)
-        for spec, net in zip(first.config.teachers, prepared.teachers, strict=True)
+        TeacherTraining(first.config, net, str(spec), data, numerics, noise).trained(logs)
+        for spec, net in specs
     ]
     train, test = stacked_logits(teachers, data, Path(first.config.store), first.method)
     return TeacherOutputs(teachers[0], train, test)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +32,120 @@ from noisy_kd.training.stack import StudentStack
 log = logging.getLogger(__name__)
 
 
-def trained_teacher(
-    config: Config,
-    net: nn.Module,
-    name: str,
-    data: ImageDataModule,
-    numerics: Numerics,
-    label_noise: RandomLabels | None,
-    logs: Path,
-) -> nn.Module:
-    """Return the frozen teacher: from a checkpoint, from the store, or trained for the store.
+TRAINING = (
+    *("max_epochs", "lr", "weight_decay", "schedule", "subset", "batch_size", "shift"),
+    *("batch_norm", "seed"),
+)
+"""Settings of the teacher's training."""
+
+
+@dataclass(frozen=True)
+class TeacherTraining:
+    """A teacher, and how it is trained if no checkpoint holds it.
 
     Args:
         config: of the run; its teacher, data and precision decide the teacher.
         net: the untrained teacher.
         name: what it is called.
-        data: the images.
+        data: the images, on the device.
         numerics: how networks are computed.
         label_noise: of the labels it is trained on, in a method that has it.
-        logs: folder of the curves of its training.
-
-    Returns:
-        The teacher on the device, in eval mode, without gradients.
-
-    Raises:
-        InputError: if the network does not fit the checkpoint.
-        TrainingError: if its loss is no longer finite.
     """
-    if config.teacher.checkpoint is not None:
-        weights = read_checkpoint(Path(config.teacher.checkpoint), net)
-    else:
-        weights = _from_store(config, net, name, data, numerics, label_noise, logs)
-    net.load_state_dict(weights)
-    return frozen(net).to(numerics.device)
+
+    config: Config
+    net: nn.Module
+    name: str
+    data: ImageDataModule
+    numerics: Numerics
+    label_noise: RandomLabels | None
+
+    def trained(self, logs: Path) -> nn.Module:
+        """Return the frozen teacher: from a checkpoint, from the store, or trained for the store.
+
+        Its training writes its curves into the folder ``logs``.
+
+        Raises:
+            InputError: if the network does not fit the checkpoint.
+            TrainingError: if its loss is no longer finite.
+        """
+        if self.config.teacher.checkpoint is not None:
+            weights = read_checkpoint(Path(self.config.teacher.checkpoint), self.net)
+        else:
+            weights = self._from_store(logs)
+        self.net.load_state_dict(weights)
+        return frozen(self.net).to(self.numerics.device)
+
+    def _from_store(self, logs: Path) -> dict[str, Tensor]:
+        origin = "from the store"
+
+        def make(work: Path) -> dict[str, Any]:
+            nonlocal origin
+            origin = "trained"
+            log.info("Training the teacher %s: the store has none of these settings.", self.name)
+            return self._train(work, logs)
+
+        folder = Path(self.config.store)
+        weights, facts = store.get_or_make(folder, "teacher", self.made_by(), make)
+        log.info("Teacher %s, %s: %s.", self.name, origin, store.in_words(facts))
+        return weights
+
+    def made_by(self) -> dict[str, Any]:
+        """Return everything that decides the teacher's weights."""
+        teacher, data, numerics = self.config.teacher, self.data, self.numerics
+        noise = {} if self.label_noise is None else {"random_labels": self.label_noise.rate}
+        return {
+            **{key: getattr(teacher, key) for key in TRAINING},
+            "layers": architecture(self.net),
+            "arguments": teacher.arguments,
+            "data": data.name,
+            "images": data.digest,
+            "views": data.views,
+            "val_size": len(data.val_rows),
+            "data_seed": data.seed,
+            "precision": numerics.precision,
+            "fast": numerics.fast,
+            "deterministic": self.config.deterministic,
+            "device": numerics.device.type,
+            **noise,
+        }
+
+    def _train(self, work: Path, logs: Path) -> dict[str, Any]:
+        config, teacher, net = self.config, self.config.teacher, self.net
+        normalised = teacher.batch_norm and type(net) is nn.Sequential and not draws_globally(net)
+        if normalised:
+            net = with_batch_norm(net)  # type: ignore[arg-type]
+        stack = self._stack(net)
+        best = BestEpoch()
+        resume = Resume([work / "last.ckpt"], best, [work.name])
+        loggers = build.loggers(config, logs, prefix="teacher")
+        callbacks = [best, resume, RunLogs([loggers]), *build.callbacks(config)]
+        trainer = build.trainer(config, teacher.max_epochs, callbacks, one_device=True)
+        held_out = self.data.validation_set()
+        fit(stack, trainer, loader(held_out, 1000) if len(held_out) else None)
+        close(loggers)
+        if stack.diverged[0]:
+            shutil.rmtree(work)
+            advice = f"try a smaller teacher.lr than {teacher.lr:g}"
+            raise TrainingError(f"the teacher's loss is no longer finite: {advice}.")
+        chosen, seconds = best.best[0], round(stack.seconds_trained, 1)
+        facts = {"val_error": chosen.val_error, "epoch": chosen.epoch, "seconds": seconds}
+        net.load_state_dict(chosen.weights)
+        weights = (folded(net) if normalised else net).state_dict()  # type: ignore[arg-type]
+        return {"tensors": {name: value.cpu() for name, value in weights.items()}, "facts": facts}
+
+    def _stack(self, net: nn.Module) -> StudentStack:
+        """The supervised training of the net on the teacher's own terms."""
+        teacher = self.config.teacher
+        shift = RandomShift(teacher.shift) if teacher.shift else None
+        method = replace(methods.supervised(), labels=self.label_noise, input=shift)
+        rates = (teacher.lr, teacher.weight_decay)
+        adam = build.optimizer("torch.optim.Adam", *rates, self.numerics)
+        distiller = Distiller(
+            net, method=method, optimizer=adam, schedule=teacher.schedule, seed=teacher.seed
+        )
+        dataset = self.data.training_set(teacher.subset, "teacher.subset")
+        samples = TrainingSamples(dataset, teacher.batch_size)
+        return StudentStack([distiller], samples, self.numerics)
 
 
 def frozen(net: nn.Module) -> nn.Module:
@@ -120,117 +201,3 @@ def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
             f"{extra[0]}."
         )
     return found  # type: ignore[return-value]
-
-
-def _from_store(
-    config: Config,
-    net: nn.Module,
-    name: str,
-    data: ImageDataModule,
-    numerics: Numerics,
-    label_noise: RandomLabels | None,
-    logs: Path,
-) -> dict[str, Tensor]:
-    made_by = _made_by(config, net, data, numerics)
-    if label_noise is not None:
-        made_by["random_labels"] = label_noise.rate
-
-    origin = "from the store"
-
-    def make(work: Path) -> dict[str, Any]:
-        nonlocal origin
-        origin = "trained"
-        log.info("Training the teacher %s: the store has none of these settings.", name)
-        return _train(config, net, data, numerics, label_noise, work, logs)
-
-    weights, facts = store.get_or_make(Path(config.store), "teacher", made_by, make)
-    log.info("Teacher %s, %s: %s.", name, origin, store.in_words(facts))
-    return weights
-
-
-TRAINING = (
-    *("max_epochs", "lr", "weight_decay", "schedule", "subset", "batch_size", "shift"),
-    *("batch_norm", "seed"),
-)
-"""Settings of the teacher's training."""
-
-
-def _made_by(
-    config: Config, net: nn.Module, data: ImageDataModule, numerics: Numerics
-) -> dict[str, Any]:
-    """Everything that decides the teacher's weights."""
-    return {
-        **{key: getattr(config.teacher, key) for key in TRAINING},
-        "layers": architecture(net),
-        "arguments": config.teacher.arguments,
-        "data": data.name,
-        "images": data.digest,
-        "views": data.views,
-        "val_size": len(data.val_rows),
-        "data_seed": data.seed,
-        "precision": numerics.precision,
-        "fast": numerics.fast,
-        "deterministic": config.deterministic,
-        "device": numerics.device.type,
-    }
-
-
-def _train(
-    config: Config,
-    net: nn.Module,
-    data: ImageDataModule,
-    numerics: Numerics,
-    label_noise: RandomLabels | None,
-    work: Path,
-    logs: Path,
-) -> dict[str, Any]:
-    teacher = config.teacher
-    normalised = teacher.batch_norm and isinstance(net, nn.Sequential) and not draws_globally(net)
-    if normalised:
-        net = with_batch_norm(net)  # type: ignore[arg-type]
-    stack = _stack(config, net, data, numerics, label_noise)
-    best = BestEpoch()
-    resume = Resume([work / "last.ckpt"], best, [work.name])
-    loggers = build.loggers(config, logs, prefix="teacher")
-    callbacks = [best, resume, RunLogs([loggers]), *build.callbacks(config)]
-    trainer = build.trainer(config, teacher.max_epochs, callbacks, one_device=True)
-    held_out = data.validation_set()
-    fit(stack, trainer, loader(held_out, 1000) if len(held_out) else None)
-    close(loggers)
-    if stack.diverged[0]:
-        shutil.rmtree(work)
-        raise TrainingError(
-            f"the teacher's loss is no longer finite: try a smaller teacher.lr than {teacher.lr:g}."
-        )
-    chosen = best.best[0]
-    facts = {
-        "val_error": chosen.val_error,
-        "epoch": chosen.epoch,
-        "seconds": round(stack.seconds_trained, 1),
-    }
-    net.load_state_dict(chosen.weights)
-    trained = folded(net) if normalised else net  # type: ignore[arg-type]
-    return {"tensors": {k: v.cpu() for k, v in trained.state_dict().items()}, "facts": facts}
-
-
-def _stack(
-    config: Config,
-    net: nn.Module,
-    data: ImageDataModule,
-    numerics: Numerics,
-    label_noise: RandomLabels | None,
-) -> StudentStack:
-    """The supervised training of the net on the teacher's own terms."""
-    teacher = config.teacher
-    shift = RandomShift(teacher.shift) if teacher.shift else None
-    method = replace(methods.supervised(), labels=label_noise, input=shift)
-    optimizer = build.optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay, numerics)
-    distiller = Distiller(
-        net,
-        method=method,
-        optimizer=optimizer,
-        schedule=teacher.schedule,
-        seed=teacher.seed,
-    )
-    dataset = data.training_set(teacher.subset, "teacher.subset")
-    return StudentStack([distiller], TrainingSamples(dataset, teacher.batch_size), numerics)
