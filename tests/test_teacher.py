@@ -194,7 +194,7 @@ def test_a_teacher_that_diverges_is_not_stored(short, trained, tmp_path):
 
 
 def test_the_teacher_of_a_checkpoint_is_not_trained(short, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher_module, "_train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(TeacherTraining, "_train", lambda *_: pytest.fail("trained"))
     net = network(short().teacher.layers, (1, 8, 8), 10, seed=9)
     torch.save(net.state_dict(), tmp_path / "t.pt")
     teacher = trained(short(f"teacher.checkpoint={tmp_path / 't.pt'}"))
