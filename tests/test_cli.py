@@ -76,6 +76,7 @@ def test_a_run_a_rerun_and_a_forced_rerun(train, train_process, tmp_path):
     assert "is this run" in baseline.stdout
     assert "errors)" in train().stdout
     for text in (first.stdout, first.stderr):
+        assert "not complete" not in text  # its dashboard
         assert "litlogger" not in text
         assert "Warning" not in text
 

@@ -60,6 +60,7 @@ def test_methods_without_noise_have_the_same_columns(shown, short, tmp_path):
     assert "perturbed logits" not in other.Tags()["images"]
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize(
     ("settings", "moved"),
     [

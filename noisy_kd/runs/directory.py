@@ -64,7 +64,8 @@ def finished(directory: Path, config_hash: str) -> Result | None:
 def forget(directory: Path) -> None:
     """Remove what the run has made: result, student, checkpoint, curves, evaluation."""
     made = ("result.json", "student.pt", "preprocessing.pt", TEACHER_LOGITS, "last.ckpt")
-    for pattern in (*made, "evaluation*.json", "latency.json", "events.out.*"):
+    more = ("metrics.csv", "evaluation*.json", "latency.json", "events.out.*")
+    for pattern in (*made, *more):
         for file in directory.glob(pattern):
             file.unlink(missing_ok=True)
 

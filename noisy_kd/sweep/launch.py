@@ -215,7 +215,7 @@ def _show_table(hydra: DictConfig, jobs: list[Job], name: str) -> None:
     made = tables.report(sweeps.read(name), [result for result in own.values() if result])
     for table in made:
         tables.show(table)
-    if any("tensorboard" in job.config.logger for job in jobs if job.config):
+    if any(job.config.logger.get("tensorboard") for job in jobs if job.config):
         dashboard.add_sweep(Path(str(hydra.sweep.dir)), name, made)
 
 

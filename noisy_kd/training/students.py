@@ -105,11 +105,12 @@ def train_students(
     checkpoints = [directory / "last.ckpt" for directory in directories]
     best = build.best_epoch(first.config)
     identity = [f"{config_hash(run.config)} in {numerics.precision}" for run in runs]
+    files = [directory / "metrics.csv" for directory in directories]
     loggers = [
         build.loggers(run.config, directory)
         for run, directory in zip(runs, directories, strict=True)
     ]
-    callbacks = [best, Resume(checkpoints, best, identity), RunLogs(loggers)]
+    callbacks = [best, Resume(checkpoints, best, identity), RunLogs(files, loggers)]
     callbacks += build.callbacks(first.config, bar=watch is None)
     if watch is not None:
         callbacks.append(Progress([str(directory) for directory in directories], watch))

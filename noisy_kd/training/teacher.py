@@ -118,7 +118,8 @@ class TeacherTraining:
         best = BestEpoch()
         resume = Resume([work / "last.ckpt"], best, [work.name])
         loggers = build.loggers(config, logs, prefix="teacher")
-        callbacks = [best, resume, RunLogs([loggers]), *build.callbacks(config)]
+        curves = RunLogs([logs / "metrics.csv"], [loggers])
+        callbacks = [best, resume, curves, *build.callbacks(config)]
         trainer = build.trainer(config, teacher.max_epochs, callbacks, one_device=True)
         held_out = self.data.validation_set()
         fit(stack, trainer, loader(held_out, 1000) if len(held_out) else None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import nn
 
@@ -16,49 +16,52 @@ if TYPE_CHECKING:
     from noisy_kd.training.stack import StudentStack
 
 
+FIELDS = ("epoch", "loss", "perturbation", "val_error", "agreement", "learning_rate")
+"""Columns of ``metrics.csv``."""
+
+
 class RunLogs(Callback):
-    """Writes the epoch's metrics of each net, at the epoch's number.
+    """Writes each net's metrics of every epoch: ``metrics.csv``, and whatever loggers there are.
 
     Args:
+        files: the ``metrics.csv`` of each net.
         loggers: the loggers of each net.
     """
 
-    def __init__(self, loggers: list[list[Logger]]) -> None:
-        self.loggers = loggers
+    def __init__(self, files: list[Path], loggers: list[list[Logger]]) -> None:
+        self.files, self.loggers = files, loggers
 
     def on_train_start(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
-        """Let curves go on where the training does.
-
-        A CSV logger, which starts an empty file, gets back the epochs before; TensorBoard is told
-        that those it has beyond are made again.
-        """
+        """Keep the epochs before the one with which the training goes on, and no others."""
         if not trainer.is_global_zero:
             return
+        for file in self.files:
+            old = csv.DictReader(file.read_text().splitlines()) if file.exists() else ()
+            kept = [row for row in old if int(row["epoch"] or 0) <= trainer.current_epoch]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("w", newline="") as out:
+                writer = csv.DictWriter(out, FIELDS, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(kept)
         for logger in (one for loggers in self.loggers for one in loggers):
             if isinstance(logger, TensorBoardLogger) and trainer.current_epoch:
                 start = SessionLog(status=SessionLog.START)
-                made_again = Event(step=trainer.current_epoch + 1, session_log=start)
-                logger.experiment.file_writer.add_event(made_again)
-            file = Path(logger.log_dir or "") / "metrics.csv"
-            if isinstance(logger, CSVLogger) and file.exists():
-                rows = list(csv.DictReader(file.read_text().splitlines()))
-                for row in rows:
-                    step = int(row.pop("step"))
-                    if step <= trainer.current_epoch:
-                        values = {str(k): float(v) for k, v in row.items() if v and k != "epoch"}
-                        logger.log_metrics(dict(values), step=step)
+                repeated = Event(step=trainer.current_epoch + 1, session_log=start)
+                logger.experiment.file_writer.add_event(repeated)
 
     def on_train_epoch_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Log loss, learning rate, validation error, agreement, size of the perturbation."""
         if not trainer.is_global_zero:
             return
+        epoch = trainer.current_epoch + 1
         for k, metrics in enumerate(stack.metrics()):
-            rate = trainer.optimizers[k].param_groups[0]["lr"]
+            rate = float(trainer.optimizers[k].param_groups[0]["lr"])
             shown = {name: value for name, value in metrics.items() if name != "val_errors"}
+            shown["learning_rate"] = rate
+            with self.files[k].open("a", newline="") as out:
+                csv.DictWriter(out, FIELDS).writerow({"epoch": epoch, **shown})
             for logger in self.loggers[k]:
-                logger.log_metrics({**shown, "learning_rate": rate}, step=trainer.current_epoch + 1)
-                if isinstance(logger, CSVLogger):
-                    logger.save()
+                logger.log_metrics(shown, step=epoch)
 
     def on_fit_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Write out what is buffered; the run adds its result before :func:`close`."""
