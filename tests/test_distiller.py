@@ -148,6 +148,7 @@ def test_the_teacher_is_frozen_in_eval_mode_and_in_no_checkpoint(images, tmp_pat
     frozen = teacher()
     before = weights(frozen)
     distiller = Distiller(student(), frozen, noisy_teacher(0.5, 0.9))
+    frozen.train()  # whatever others do with it meanwhile
     trainer = L.Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET)
     trainer.fit(distiller, images)
     trainer.save_checkpoint(tmp_path / "one.ckpt")
@@ -359,7 +360,9 @@ def test_real_data_train_a_module_that_knows_nothing_of_this_project(
 
 
 def test_a_trained_student_can_be_copied_and_distilled_again(images):
-    distiller = Distiller(student(), teacher(), noisy_teacher(0.5, 0.9))
+    dropping = network("FC16-D0.5-FC10", SHAPE, seed=1)
+    distiller = Distiller(dropping, teacher(), noisy_teacher(0.5, 0.9))
     L.Trainer(max_epochs=1, **QUIET).fit(distiller, images)
+    assert all(getattr(module, "generator", None) is None for module in dropping.modules())
     again = Distiller(copy.deepcopy(distiller.student), teacher(), averaging="ema")
     assert torch.equal(weights(again.student), weights(distiller.student))

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -188,6 +188,8 @@ class Distiller(LightningModule):
     def _teacher_logits(self, teachers: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Return the logits [B, T, C] of these teachers."""
         for teacher in teachers:
+            if teacher.training:
+                teacher.eval()
             weight = next(teacher.parameters(), None)
             if weight is not None and weight.device != x.device:
                 teacher.to(x.device)
@@ -205,6 +207,16 @@ class Distiller(LightningModule):
         """Make the generators on the device."""
         self.draws = {purpose: torch.Generator(device) for purpose in PURPOSES}
         set_dropout_generator(self.student, self.draws["dropout"])
+
+    def check_noise(self, trainer: Trainer) -> None:
+        """Refuse noise that is to be drawn once, unless the data module draws it.
+
+        Raises:
+            ValueError: saying which data module does.
+        """
+        drawn_for = getattr(getattr(trainer, "datamodule", None), "method", None)
+        if self.method.draws_once and drawn_for != self.method:
+            raise ValueError("resample=once: train on CachedLogits(..., method=METHOD).")
 
     def begin_epoch(self, epoch: int, rank: int = 0) -> None:
         """Seed every generator by seed, purpose and epoch; each process of a mini-batch its own."""
@@ -252,10 +264,12 @@ class Distiller(LightningModule):
         }
 
     def on_fit_start(self) -> None:
-        drawn_for = getattr(getattr(self.trainer, "datamodule", None), "method", None)
-        if self.method.draws_once and drawn_for != self.method:
-            raise ValueError("resample=once: train on CachedLogits(..., method=METHOD).")
+        self.check_noise(self.trainer)
         self.begin_fit(self.device)
+
+    def on_fit_end(self) -> None:
+        """Let the student's dropout draw as before, on whatever device it goes to."""
+        set_dropout_generator(self.student, None)
 
     def on_train_epoch_start(self) -> None:
         self.begin_epoch(self.current_epoch, self.global_rank)

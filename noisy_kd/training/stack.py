@@ -98,6 +98,8 @@ class StudentStack(LightningModule):
         for one in self.distillers:
             one.numerics = self.numerics
             one.begin_fit(self.device)
+            if self.samples is None:
+                one.check_noise(self.trainer)
         if self.samples is None or self.samples.z_NTC is None:
             return
         z_NTC = self.samples.z_NTC.to(self.device)
@@ -208,6 +210,8 @@ class StudentStack(LightningModule):
     def on_fit_end(self) -> None:
         """Stop the clock."""
         self.seconds_trained = self.seconds
+        for one in self.distillers:
+            one.on_fit_end()
 
     def updates(self, k: int) -> int:
         """Return the steps of student k's optimiser, as it has counted them; 0 if it does not."""
