@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -44,6 +45,8 @@ def main(verb: str = "") -> int:
         print(f"noisy-kd: there is no verb {verb}: choose {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     sys.argv[1:] = arguments
+    if os.getcwd() not in sys.path:  # networks and methods of the user's lie in the current folder
+        sys.path.append(os.getcwd())
     command = import_module(f"noisy_kd.cli.{verb}")
     return run_command(command.main, getattr(command, "has_started", lambda: True))
 

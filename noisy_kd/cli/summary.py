@@ -9,6 +9,8 @@ from rich.table import Table
 
 from noisy_kd.runs import Result
 
+PRECISIONS = {"32": "float32", "bf16": "bfloat16"}
+
 
 def print_closing(
     result: Result, baseline: Result | None, directory: Path, baselines_command: str
@@ -42,7 +44,7 @@ def print_closing(
     speed = f"{result['samples_per_second']:,.0f} samples/s"
     console.print(
         f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s, "
-        f"{speed}, {result['precision']}\n{directory}",
+        f"{speed}, {PRECISIONS[result['precision']]}\n{directory}",
         highlight=False,
         soft_wrap=True,
     )

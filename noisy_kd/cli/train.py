@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -30,6 +31,7 @@ def main() -> None:
     """Hand the command line to Hydra, which calls :func:`task` for each run."""
     add_to_path()
     register_resolvers()
+    logging.raiseExceptions = False  # a reader such as `| head` may stop early
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # for nets side by side
     sys.argv[1:] = for_hydra(sys.argv[1:])
     task()

@@ -106,7 +106,10 @@ def overview(folder: Path, results: Mapping[str, Sequence[Result]]) -> Table:
         done = sum(result["status"] == "done" for result in results[name])
         of = len(sweeps.recorded(folder, name))
         rows.append([name, sweeps.read(name).title, f"{done} of {of}" if of else ""])
-    return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "runs done"], rows)
+    notes = (
+        [] if any(row[2] for row in rows) else ["Nothing has been run: noisy-kd train -cn quick."]
+    )
+    return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "runs done"], rows, notes)
 
 
 def plain_table(results: Sequence[tuple[str, Result | None]]) -> Table:

@@ -132,7 +132,7 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
     groups = grid.groups([configs[place] for place in todo], [Path(place) for place in todo])
     begun = sum((job.directory / "last.ckpt").exists() for job in todo.values())
     log.info(
-        "%d runs: %d finished, %d to train in %d stack%s, shared out between the processes%s.",
+        "%d runs: %d finished, %d to train in %d group%s of runs that can be stacked%s.",
         *(len(by_place), len(by_place) - len(todo), len(todo)),
         *(len(groups), "" if len(groups) == 1 else "s"),
         f"; {begun} go on where they stopped" if begun else "",

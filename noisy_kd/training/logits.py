@@ -66,6 +66,8 @@ class CachedLogits(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(data, LightningDataModule):
+            raise TypeError(f"CachedLogits needs a LightningDataModule, not {type(data).__name__}.")
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
         self.teachers = [one.eval().requires_grad_(False) for one in teachers]
         self.data, self.store, self.method, self.seed = data, Path(store), method, seed

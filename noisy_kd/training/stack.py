@@ -38,7 +38,8 @@ class StudentStack(LightningModule):
 
     Batches are those of :class:`Distiller`, or with ``samples`` chunks of mini-batches from
     :meth:`TrainingSamples.loaders`, for each distinct seed in an order of its own. The best epoch
-    of each student is kept by :class:`noisy_kd.training.callbacks.BestEpoch`.
+    of each student is kept by :class:`noisy_kd.BestEpoch`. Logged is ``val/error``, the mean over
+    the students; :meth:`metrics` has each one's own.
 
     Args:
         distillers: the students, and how each learns.
@@ -202,9 +203,9 @@ class StudentStack(LightningModule):
         return one.averaging != "swa" or one.eval_model is not one.student
 
     def on_train_epoch_end(self) -> None:
-        """Show the mean over the students in the progress bar."""
+        """Log the mean over the students."""
         values = [m.get("val_error", m.get("loss", 0.0)) for m in self.metrics()]
-        name = "val_error" if "val_error" in self.metrics()[0] else "loss"
+        name = "val/error" if "val_error" in self.metrics()[0] else "train/loss"
         self.log(name, sum(values) / len(values), prog_bar=True)
 
     def on_fit_end(self) -> None:

@@ -69,11 +69,12 @@ class RunsBar:
         tenth = int(10 * total / max(1, sum(self.epochs.values())))
         if self.logs and ended and tenth > self.tenth:
             self.tenth = tenth
-            log.info(", ".join(filter(None, [fields["done"], fields["error"]])))
+            percent = f"{10 * tenth} %" if len(self.epochs) > 1 else ""
+            log.info(", ".join(filter(None, [percent, fields["done"], fields["error"]])))
 
     def _fields(self) -> dict[str, Any]:
         finished = sum(self.done[name] >= epochs for name, epochs in self.epochs.items())
-        text = f"{finished}/{len(self.epochs)} runs"
+        text = f"{finished} of {len(self.epochs)} runs done"
         if len(self.epochs) == 1:
             ((name, epochs),) = self.epochs.items()
             text = f"epoch {self.done[name]:.0f} of {epochs}"
