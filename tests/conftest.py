@@ -24,6 +24,7 @@ from noisy_kd.cli.arguments import compose
 from noisy_kd.config import Config
 from noisy_kd.data import DigitsDataModule
 from noisy_kd.sweep.plugins import add_to_path
+from noisy_kd.training import stages
 from noisy_kd.training.numerics import Numerics
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
@@ -86,6 +87,12 @@ def without_drawings_and_measurements(request, monkeypatch):
     if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", _add_pixel)
     monkeypatch.setattr("noisy_kd.deploy.export.SECONDS", 0)
+
+
+@pytest.fixture(autouse=True)
+def images_are_read_again():
+    """No test sees the images that another one has read and changed."""
+    stages._READ.clear()
 
 
 def _add_pixel(writer, tag, figure):

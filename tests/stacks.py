@@ -9,8 +9,7 @@ from noisy_kd.model.network import network
 from noisy_kd.training import build
 from noisy_kd.training.callbacks import BestEpoch
 from noisy_kd.training.distiller import Distiller
-from noisy_kd.training.fit import fit
-from noisy_kd.training.samples import TrainingSamples
+from noisy_kd.training.fit import TrainingSamples, fit
 from noisy_kd.training.stack import StudentStack
 
 EPOCHS = 3

@@ -31,10 +31,9 @@ from noisy_kd import (
     two_teachers,
 )
 from noisy_kd.data import loader
-from noisy_kd.training.fit import fit
+from noisy_kd.training.fit import TrainingSamples, fit
 from noisy_kd.training.logits import stacked_logits
 from noisy_kd.training.numerics import Numerics
-from noisy_kd.training.samples import TrainingSamples
 
 SHAPE = (1, 8, 8)
 QUIET = {

@@ -16,9 +16,9 @@ from noisy_kd.data import EpochOrder, keyed_generator
 from noisy_kd.method import methods
 from noisy_kd.model.network import network
 from noisy_kd.training.distiller import SCHEDULES
+from noisy_kd.training.fit import TrainingSamples
 from noisy_kd.training.logits import cached_logits
 from noisy_kd.training.numerics import Numerics
-from noisy_kd.training.samples import TrainingSamples
 from noisy_kd.training.stack import StudentStack
 from noisy_kd.training.teacher import TeacherTraining, frozen
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from noisy_kd import runs
 from noisy_kd.errors import InputError
 from noisy_kd.runs.identity import config_hash
-from noisy_kd.training import build, students
+from noisy_kd.training import build, stages, students
 from noisy_kd.training.callbacks import RunLogs, resume
 from noisy_kd.training.logits import predict_logits
 from noisy_kd.training.stages import count_errors, run
@@ -74,7 +74,7 @@ def test_permuted_test_labels_change_no_checkpoint(go, monkeypatch):
         data.test_images.labels.copy_(data.test_images.labels[torch.randperm(360)])
         return data
 
-    monkeypatch.setattr(build, "data_module", permuted)
+    monkeypatch.setattr(stages, "_images", permuted)
     second, directory = go(name="other")
     again = torch.load(directory / "student.pt", weights_only=True)
     assert second["test_errors"] > first["test_errors"]
@@ -322,14 +322,15 @@ def test_the_student_is_evaluated_where_the_images_are(go, monkeypatch):
         moved.append((module, args))
         return to(module, *args, **kwargs)
 
-    honest = students._trained
+    honest = students.fit_runs
 
-    def watched(stack, *args):
+    def watched(*args):
+        fitted = honest(*args)
         moved.clear()
-        return honest(stack, *args)
+        return fitted
 
     monkeypatch.setattr(torch.nn.Module, "to", record)
-    monkeypatch.setattr(students, "_trained", watched)
+    monkeypatch.setattr(students, "fit_runs", watched)
     go()
     assert moved[0][1] == (torch.device("cpu"),)
 

@@ -84,14 +84,11 @@ def _run_once(config: Config, directory: Path) -> Result:
         return result
     from noisy_kd.training import stages
 
-    data = None
     if config.force and _speaks():  # what goes wrong must not cost the result that is there
         prepared = stages.prepare([config])
-        data = prepared.data
-        data.to(prepared.numerics.device)
         stages.teacher_outputs(prepared, directory / "teacher")
         runs.forget(directory)
-    return stages.run([config], [directory], data)[0]
+    return stages.run([config], [directory])[0]
 
 
 def _speaks() -> bool:

@@ -139,11 +139,10 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
     )
     if not todo:
         return {}
-    epochs = {place: config.trainer.max_epochs for place, config in configs.items()}
     shown = any("progress" in config.callbacks for config in configs.values())
     from noisy_kd.training.callbacks.progress import RunsBar
 
-    bar = RunsBar(epochs, by_place.keys() - todo.keys(), shown)
+    bar = RunsBar(configs, shown)
     try:
         return train(groups, bar)
     except InputError:

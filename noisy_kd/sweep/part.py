@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import traceback
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -16,40 +14,22 @@ from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep.grid import Part
 
-if TYPE_CHECKING:
-    from noisy_kd.data import ImageDataModule
-    from noisy_kd.training.callbacks.progress import Watch
 
-
-def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]]:
+def prepare(groups: list[Part]) -> tuple[list[Part], dict[str, str]]:
     """Check the groups against their data, and make their teachers and logits, once.
 
-    Args:
-        groups: runs that differ only in stackable keys.
-        share: whether several processes will need the images.
-
     Returns:
-        The groups with their images (in memory, or with ``share`` as a file in the store), but for
-        those whose teachers failed; and directory -> error of these.
+        The groups, without those whose teachers failed; and directory -> error of these.
 
     Raises:
         InputError: if the data cannot be read, or a network does not fit: before any training.
     """
     from noisy_kd.training import stages
-    from noisy_kd.training.shared_images import share_images
 
-    read: dict[str, ImageDataModule] = {}
-    checked = []
-    for group in groups:
-        settings = repr(group.configs[0].data)
-        prepared = stages.prepare(group.configs, read.get(settings))
-        read[settings] = prepared.data
-        checked.append((group, prepared))
+    checked = [(group, stages.prepare(group.configs)) for group in groups]
     ready: list[Part] = []
     failed: dict[str, str] = {}
     for group, prepared in checked:
-        data, first = prepared.data, group.configs[0]
-        data.to(prepared.numerics.device)
         try:
             stages.teacher_outputs(prepared, group.directories[0] / "teacher")
         except InputError:
@@ -58,16 +38,20 @@ def prepare(groups: list[Part], share: bool) -> tuple[list[Part], dict[str, str]
             fail(group, error)
             failed |= dict.fromkeys(map(str, group.directories), message(error))  # forced ones too
             continue
-        for config, directory in zip(group.configs, group.directories, strict=True):
+        for config, directory in group:
             if config.force:  # now that nothing is known to be wrong
                 with FileLock(directory / "run.lock"):
                     runs.forget(directory)
-        ready.append(replace(group, data=share_images(data, Path(first.store)) if share else data))
+        ready.append(group)
     return ready, failed
 
 
-def train(part: Part, watch: Watch | None = None) -> dict[str, str]:
-    """Train what has no result yet; a stack that does not fit in memory is halved and goes on.
+def train(part: Part, refresh: Callable[[], None] | None = None) -> dict[str, str]:
+    """Train what has no result yet; a stack that does not fit in memory is halved and continues.
+
+    Args:
+        part: runs that differ only in stackable keys.
+        refresh: is called after each epoch, and shows the progress in place of a progress bar.
 
     Returns:
         Directory -> error, of the runs that failed; their ``result.json`` says so too.
@@ -75,27 +59,27 @@ def train(part: Part, watch: Watch | None = None) -> dict[str, str]:
     failed: dict[str, str] = {}
     for stack in _by_saved_epoch(part):
         try:
-            _train(stack, watch)
+            _train(stack, refresh)
         except Exception as error:
             if _is_out_of_memory(error) and len(stack) > 1:
                 del error
                 _free_memory()
                 for half in stack.split(2):
-                    failed |= train(half, watch)
+                    failed |= train(half, refresh)
             else:
                 failed |= fail(stack, error)
     return failed
 
 
 def fail(part: Part, error: BaseException) -> dict[str, str]:
-    """Write down that these runs failed, but for finished ones; returns directory -> error."""
+    """Record that these runs failed, except finished ones; returns directory -> error."""
     from noisy_kd.training.stages import write_failed
 
     text = trace = message(error)
     if not isinstance(error, (InputError, TrainingError)):
         trace = "".join(traceback.format_exception(error))
     failed = {}
-    for config, directory in zip(part.configs, part.directories, strict=True):
+    for config, directory in part:
         if runs.finished(directory, config_hash(config)) is None:
             directory.mkdir(parents=True, exist_ok=True)
             write_failed(config, directory, text)
@@ -106,49 +90,42 @@ def fail(part: Part, error: BaseException) -> dict[str, str]:
 
 
 def message(error: BaseException) -> str:
-    """Return an error in a line; those of this project without their type."""
+    """Return an error in one line; without the type if it is one of this project."""
     own = isinstance(error, (InputError, TrainingError))
     return str(error) if own else f"{type(error).__name__}: {error}"
 
 
-def _train(part: Part, watch: Watch | None) -> None:
-    from noisy_kd.training.shared_images import shared_data
+def _train(part: Part, refresh: Callable[[], None] | None) -> None:
     from noisy_kd.training.stages import run
 
     with ExitStack() as locks:
-        for directory in sorted(part.directories):  # in one order, so that none waits in a ring
+        for directory in sorted(part.directories):  # lock in a fixed order to avoid deadlock
             locks.enter_context(FileLock(directory / "run.lock"))
         todo = [  # another process may have trained some meanwhile
-            (config, directory)
-            for config, directory in zip(part.configs, part.directories, strict=True)
-            if runs.finished(directory, config_hash(config)) is None
+            pair for pair in part if runs.finished(pair[1], config_hash(pair[0])) is None
         ]
         if todo:
-            data = part.data
-            if isinstance(data, Path):
-                data = shared_data(todo[0][0], data)
-            run([config for config, _ in todo], [where for _, where in todo], data, watch)
+            configs, directories = zip(*todo, strict=True)
+            run(list(configs), list(directories), refresh)
 
 
 def _by_saved_epoch(part: Part) -> list[Part]:
-    """A stack goes on from one epoch: interrupted runs beside those as far as they."""
+    """Interrupted runs continue in stacks of those that stopped at the same epoch."""
     from noisy_kd.training.callbacks.resume import saved_epoch
 
-    found: dict[int, Part] = {}
-    for config, directory in zip(part.configs, part.directories, strict=True):
+    stacks: dict[int, Part] = {}
+    for config, directory in part:
         directory.mkdir(parents=True, exist_ok=True)
         epoch = saved_epoch(directory / "last.ckpt", config_hash(config))
-        stack = found.setdefault(epoch, Part([], [], part.data))
-        stack.configs.append(config)
-        stack.directories.append(directory)
-    return list(found.values())
+        stacks.setdefault(epoch, Part([], [])).add(config, directory)
+    return list(stacks.values())
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     import torch
 
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    types = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, types) or "can't allocate memory" in str(error)
 
 
 def _free_memory() -> None:

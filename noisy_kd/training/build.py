@@ -20,7 +20,6 @@ from torch import nn
 
 from noisy_kd.config import Config, Network, named_networks
 from noisy_kd.data import ImageDataModule
-from noisy_kd.data.sources import Source
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import network as networks
@@ -65,17 +64,16 @@ def locate(target: str) -> Any:
         raise InputError(f"{target} cannot be imported: {error}.") from error
 
 
-def data_module(config: Config, source: Source | None = None) -> ImageDataModule:
-    """Return the images, downloaded and read (unless they are already) and split.
+def data_module(config: Config) -> ImageDataModule:
+    """Return the images: downloaded, read and split.
 
     Raises:
         InputError: if the files are missing or damaged, or too few for the split.
     """
     arguments = {k: v for k, v in vars(config.data).items() if k not in ("_target_", "name")}
     arguments["root"] = arguments["root"] or ""
-    module: ImageDataModule = locate(config.data._target_)(**arguments, source=source)
-    if source is None:
-        module.prepare_data()
+    module: ImageDataModule = locate(config.data._target_)(**arguments)
+    module.prepare_data()
     module.setup()
     return module
 

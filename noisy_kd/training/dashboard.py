@@ -8,18 +8,21 @@ Shapes: B samples, N test images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.utilities.plot import plot_confusion_matrix
 from torchvision.utils import make_grid
 
 from noisy_kd.config import Config
@@ -28,8 +31,6 @@ from noisy_kd.model import complexity
 from noisy_kd.runs import Result
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent
 
 LAYOUT = {
@@ -43,8 +44,8 @@ LAYOUT = {
 
 FIRST = ("method", "alpha", "sigma", "seed")
 SHOWN = 64  # training samples that are looked at, of which 32 are shown
-DRAWS = 100  # until the noise meets the first of them
 MOST_NUMBERS = 20  # classes up to which the confusion matrix has numbers
+MATRIX = "confusion matrix of the test set"
 
 
 @rank_zero_only
@@ -58,13 +59,7 @@ def add_run(
 ) -> None:
     """Add to a run's TensorBoard file what does not change from epoch to epoch.
 
-    Args:
-        run: its configuration and method.
-        student: after training; its loggers that are not TensorBoard's are left alone.
-        test_logits_NC: of the student, [N, C]; None if it diverged.
-        data: the images.
-        taught: what it learned from.
-        result: of the run.
+    ``test_logits_NC`` are the student's; None if it diverged.
     """
     config = run.config
     for logger in student.loggers:
@@ -73,7 +68,8 @@ def add_run(
         writer = logger.experiment
         add_row(writer, hyperparameters(config, result), metrics(result))
         writer.add_custom_scalars(LAYOUT)
-        writer.add_text("run/configuration", _code(OmegaConf.to_yaml(OmegaConf.structured(config))))
+        settings = OmegaConf.to_yaml(OmegaConf.structured(config))
+        writer.add_text("run/configuration", textwrap.indent(settings, "    "))
         writer.add_text("run/networks", _networks(student, data, result))
         dataset = data.training_set(data.subset)
         samples = torch.arange(min(SHOWN, len(dataset)))
@@ -87,8 +83,7 @@ def add_run(
             writer.add_figure("perturbed logits", _bars(*pair, data.classes))
         if test_logits_NC is not None:
             labels = data.test_images.labels.cpu()
-            matrix = multiclass_confusion_matrix(test_logits_NC, labels, len(data.classes))
-            writer.add_figure("confusion matrix of the test set", _matrix(matrix, data.classes))
+            writer.add_figure(MATRIX, confusion_matrix(test_logits_NC, labels, data.classes))
 
 
 def add_row(writer: SummaryWriter, row: dict[str, Any], numbers: dict[str, float]) -> None:
@@ -139,10 +134,9 @@ def metrics(result: Result) -> dict[str, float]:
 def perturbed(
     run: Run, student: TrainedStudent, x_BCHW: Tensor, z_BTC: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the logits [C] of a sample before and after the method's noise.
+    """Return the logits [C] of a sample before and after the method's noise, None without noise.
 
-    The noise on the target, or else on the student's logits: of the first sample that it moves.
-    None where there is none.
+    The noise on the target, or else on the student's logits; the first sample that it changes.
 
     Args:
         run: with its method.
@@ -150,24 +144,15 @@ def perturbed(
         x_BCHW: training images.
         z_BTC: the teachers' logits of them; None without a teacher.
     """
-    method, pairs = run.method, []
+    method, fickle = run.method, student.distiller.fickle
     generator = keyed_generator(run.config.seed, "dashboard")
+    pairs = []
     if z_BTC is not None and method.moves_target:
-        clean = method.clean_target(z_BTC)
-        if student.distiller.fickle:
-            fickle = student.distiller.fickle[0]
-            with torch.no_grad():
-                moved = fickle(x_BCHW.to(next(fickle.parameters()).device)).cpu()
-        else:
-            moved = _until_the_first_moves(
-                lambda: method.step_target(method.fixed_target(z_BTC, generator), generator), clean
-            )
-        pairs.append((clean, moved))
+        z_BC = _logits(fickle[0], x_BCHW) if fickle else method.fixed_target(z_BTC, generator)
+        pairs.append((method.clean_target(z_BTC), method.step_target(z_BC, generator)))
     if method.output is not None:
-        with torch.no_grad():
-            g_BC = student.net(x_BCHW.to(next(student.net.parameters()).device)).float().cpu()
-        after = _until_the_first_moves(lambda: method.step_output(g_BC, generator), g_BC)
-        pairs.append((g_BC, after))
+        g_BC = _logits(student.net, x_BCHW)
+        pairs.append((g_BC, method.step_output(g_BC, generator)))
     for before, after in pairs:
         rows = (before != after).any(dim=1).nonzero()
         if len(rows):
@@ -175,13 +160,9 @@ def perturbed(
     return None
 
 
-def _until_the_first_moves(draw: Callable[[], Tensor], before_BC: Tensor) -> Tensor:
-    """A draw of the noise that meets the first sample: so all seeds show the same one."""
-    for _ in range(DRAWS):
-        after_BC = draw()
-        if not torch.equal(before_BC[0], after_BC[0]):
-            break
-    return after_BC
+@torch.no_grad()
+def _logits(net: nn.Module, x_BCHW: Tensor) -> Tensor:
+    return net(x_BCHW.to(next(net.parameters()).device)).float().cpu()  # type: ignore[no-any-return]
 
 
 def _networks(student: TrainedStudent, data: ImageDataModule, result: Result) -> str:
@@ -200,13 +181,22 @@ def _networks(student: TrainedStudent, data: ImageDataModule, result: Result) ->
     return "\n".join(lines)
 
 
-def _code(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
+def confusion_matrix(logits_NC: Tensor, labels_N: Tensor, classes: Sequence[str]) -> Figure:
+    """Return a figure of the confusion matrix; with numbers if there are not too many classes."""
+    counts_CC = multiclass_confusion_matrix(logits_NC, labels_N, len(classes))
+    inches = 5.0 if len(classes) <= 10 else 8.0
+    figure = Figure(figsize=(inches, inches), layout="constrained")
+    plot_confusion_matrix(
+        counts_CC,
+        figure.add_subplot(),
+        add_text=len(classes) <= MOST_NUMBERS,
+        labels=[*classes],
+        cmap="Blues",
+    )
+    return figure
 
 
 def _bars(before_C: Tensor, after_C: Tensor, classes: Sequence[str]) -> Figure:
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(3.6, 2.4), dpi=100, layout="constrained")
     plot = figure.add_subplot()
     places = torch.arange(len(classes)).numpy()
@@ -217,29 +207,3 @@ def _bars(before_C: Tensor, after_C: Tensor, classes: Sequence[str]) -> Figure:
     plot.set_ylabel("logit")
     figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure
-
-
-def _matrix(counts_CC: Tensor, classes: Sequence[str]) -> Figure:
-    from matplotlib.figure import Figure
-
-    inches = 3.6 if len(classes) <= 10 else 6.0  # TensorBoard shows some 300 pixels of width
-    figure = Figure(figsize=(inches, inches), dpi=100, layout="constrained")
-    plot = figure.add_subplot()
-    wrong = counts_CC.clone().fill_diagonal_(0)
-    plot.imshow(wrong.numpy(), cmap="Blues")
-    places = torch.arange(len(classes)).numpy()
-    plot.set_xticks(places, classes, rotation=0 if len(classes[0]) < 3 else 45)
-    plot.set_yticks(places, classes)
-    plot.set_xlabel("the student says (colour: errors)")
-    plot.set_ylabel("true class")
-    if len(classes) <= MOST_NUMBERS:
-        dark = wrong.max().item() / 2
-        for (i, j), count in _numbered(counts_CC):
-            colour = "white" if i != j and count > dark else "black"
-            plot.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
-    return figure
-
-
-def _numbered(counts_CC: Tensor) -> list[tuple[tuple[int, int], int]]:
-    found = counts_CC.nonzero().tolist()
-    return [((i, j), int(counts_CC[i, j])) for i, j in found]

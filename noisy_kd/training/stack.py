@@ -26,11 +26,9 @@ from torch.optim import Optimizer
 from noisy_kd.data import keyed_generator
 from noisy_kd.model.network import draws_globally
 from noisy_kd.training.distiller import Distiller, unpack
+from noisy_kd.training.fit import TrainingSamples
 from noisy_kd.training.graphs import Graphed, Sums
 from noisy_kd.training.numerics import Numerics
-from noisy_kd.training.samples import TrainingSamples
-
-CHUNK = 16  # mini-batches in one Lightning step, which share its overhead
 
 
 class StudentStack(LightningModule):
@@ -79,6 +77,7 @@ class StudentStack(LightningModule):
         self.draws_globally = [draws_globally(one.student) for one in distillers]
         self.targets: list[Tensor | None] = [None] * len(distillers)
         self.clean_targets: list[Tensor | None] = [None] * len(distillers)
+        self.chunk_steps = 1  # mini-batches in one Lightning step
         self.seconds_before = 0.0  # in an earlier process, when this training goes on from there
         self.seconds_trained = 0.0
         self.diverged = [False] * len(distillers)
@@ -223,12 +222,6 @@ class StudentStack(LightningModule):
     def seconds(self) -> float:
         """Seconds of training so far, validation included, over all processes that shared it."""
         return self.seconds_before + time.perf_counter() - self._started
-
-    @property
-    def chunk_steps(self) -> int:
-        """Mini-batches in one Lightning step; one where gradients are averaged over devices."""
-        chunked = self.samples is not None and self.numerics.fast and self.trainer.world_size == 1
-        return CHUNK if chunked else 1
 
     def _steps(self, k: int, x: Tensor, y: Tensor, more: Tensor | None, rates_S: Tensor) -> Sums:
         """A step of student k for each of S mini-batches; of several devices each takes its share.

@@ -6,9 +6,9 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -27,7 +27,6 @@ from noisy_kd.runs import TEACHER_LOGITS, Result
 from noisy_kd.runs.identity import config_hash, identity, settings_hash
 from noisy_kd.training import build, checks, dashboard
 from noisy_kd.training.callbacks.logs import close
-from noisy_kd.training.callbacks.progress import Watch
 from noisy_kd.training.logits import predict_logits, stacked_logits
 from noisy_kd.training.numerics import Numerics, device_name
 from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent, train_students
@@ -42,9 +41,9 @@ class Prepared:
 
     Args:
         runs: they differ only in method, seed, dropout and optimiser.
-        data: the images, read.
+        data: the images, on the device.
         numerics: how networks are computed.
-        teachers: untrained, the first run's, which are everybody's.
+        teachers: untrained; those of every run.
     """
 
     runs: list[Run]
@@ -54,18 +53,14 @@ class Prepared:
 
 
 def run(
-    configs: list[Config],
-    directories: list[Path],
-    data: ImageDataModule | None = None,
-    watch: Watch | None = None,
+    configs: list[Config], directories: list[Path], refresh: Callable[[], None] | None = None
 ) -> list[Result]:
     """Train one student per configuration and write each one's ``result.json``.
 
     Args:
         configs: they differ only in method, seed, dropout and optimiser.
         directories: one for each.
-        data: the images, if they are read already.
-        watch: is called after every epoch.
+        refresh: is called after every epoch in place of a progress bar.
 
     Returns:
         The results, also of students that diverged.
@@ -74,38 +69,43 @@ def run(
         InputError: for settings or files that cannot work, before anything is trained.
     """
     began = time.time()
-    prepared = prepare(configs, data)
+    prepared = prepare(configs)
     data, numerics = prepared.data, prepared.numerics
-    log.info("%s", opening(configs[0], data, numerics))
-    data.to(numerics.device)
+    log.info("%s", summary(configs[0], data, numerics))
     taught = teacher_outputs(prepared, directories[0] / "teacher")
-    sizes = [describe_run(one, prepared) for one in prepared.runs]
-    students = train_students(prepared.runs, directories, data, taught, numerics, watch)
+    sizes = [describe_run(run, prepared) for run in prepared.runs]
+    students = train_students(prepared.runs, directories, data, taught, numerics, refresh)
 
     results = []
-    for one, size, directory, student in zip(
+    for run, size, directory, student in zip(
         prepared.runs, sizes, directories, students, strict=True
     ):
-        z_NC = None if taught is None else one.method.clean_target(taught.test_logits)
+        z_NC = None if taught is None else run.method.clean_target(taught.test_logits)
         errors = None if z_NC is None else count_errors(z_NC, data.test_images.labels)
         logits = None if student.diverged else predict_logits(student.net, data.test_set())
-        result = names(one.config, one.method.is_logit_regression) | size
+        result = names(run.config, run.method.is_logit_regression) | size
         result |= outcome(student, data, logits, errors)
-        result |= {"precision": numerics.precision, "device": device_name(numerics.device)}
-        result |= {"stack_size": len(configs), "process": os.getpid(), "began": began}
-        result |= {"ended": time.time(), "versions": versions()}
-        keep(directory, one.config, student, data.preprocessing, z_NC, result)
-        show(one, student, logits, data, taught, result)
+        result |= {
+            "precision": numerics.precision,
+            "device": device_name(numerics.device),
+            "stack_size": len(configs),
+            "process": os.getpid(),
+            "began": began,
+            "ended": time.time(),
+            "versions": versions(),
+        }
+        keep(directory, run.config, student, data.preprocessing, z_NC, result)
+        try:
+            dashboard.add_run(run, student, logits, data, taught, result)
+            close(student.loggers)
+        except Exception as error:  # whatever draws or writes: it harms no result
+            log.warning("The dashboard of this run is not complete: %s", error)
         results.append(result)
     return results
 
 
-def prepare(configs: list[Config], data: ImageDataModule | None = None) -> Prepared:
+def prepare(configs: list[Config]) -> Prepared:
     """Check, read and build everything before the first stage.
-
-    Args:
-        configs: of runs that are trained side by side.
-        data: the images, if they are read already.
 
     Raises:
         InputError: for settings or files that cannot work.
@@ -115,21 +115,33 @@ def prepare(configs: list[Config], data: ImageDataModule | None = None) -> Prepa
     for config in configs:
         checks.check_settings(config)
     numerics = build.numerics(first)
-    data = data or build.data_module(first)
+    data = _images(first)
     teachers = build.teachers(first, data)
     prepared = []
     for config in configs:
-        one = Run(config, build.method(config), build.student(config, data))
-        checks.check_fit(config, data, one.method, one.student, teachers)
-        prepared.append(one)
+        run = Run(config, build.method(config), build.student(config, data))
+        checks.check_fit(config, data, run.method, run.student, teachers)
+        prepared.append(run)
+    data.to(numerics.device)
     return Prepared(prepared, data, numerics, teachers)
+
+
+_READ: dict[str, ImageDataModule] = {}
+
+
+def _images(config: Config) -> ImageDataModule:
+    """Return the images of a run, which this process reads once."""
+    key = repr(config.data)
+    if key not in _READ:
+        _READ[key] = build.data_module(config)
+    return _READ[key]
 
 
 def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
     """Return the teachers, trained if need be, and their logits; None for a method without one.
 
     Args:
-        prepared: its data on the device.
+        prepared: the runs.
         logs: folder of the curves of the teacher's training.
 
     Raises:
@@ -149,8 +161,8 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
     return TeacherOutputs(teachers[0], train, test)
 
 
-def opening(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
-    """Return what is about to be done, in two lines."""
+def summary(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
+    """Return what is about to be trained, in two lines."""
     noise = ", ".join(f"{k} {config.method[k]:g}" for k in ("alpha", "sigma") if k in config.method)
     method = f"{config.method_name} ({noise})" if noise else config.method_name
     count = len(data.training_set(data.subset))
@@ -167,22 +179,6 @@ def count_errors(logits_NC: Tensor, labels_N: Tensor) -> int:
     return int((logits_NC.argmax(dim=1) != labels_N.cpu()).sum())
 
 
-def show(
-    one: Run,
-    student: TrainedStudent,
-    logits_NC: Tensor | None,
-    data: ImageDataModule,
-    taught: TeacherOutputs | None,
-    result: Result,
-) -> None:
-    """Add the result to the run's TensorBoard file; a dashboard that fails harms no result."""
-    try:
-        dashboard.add_run(one, student, logits_NC, data, taught, result)
-        close(student.loggers)
-    except Exception as error:  # of whatever draws or writes
-        log.warning("The dashboard of this run is not complete: %s", error)
-
-
 @rank_zero_only
 def keep(
     directory: Path,
@@ -192,7 +188,7 @@ def keep(
     teacher_logits_NC: Tensor | None,
     result: Result,
 ) -> None:
-    """Write the student and, last, the result; then the checkpoint to go on from is not needed.
+    """Write the student and, last, the result; then remove the checkpoint.
 
     The teacher's logits of the test images stay with the run: evaluated later, or elsewhere, it is
     compared with the teacher that it had.
@@ -200,18 +196,16 @@ def keep(
     torch.save(student.net.cpu().state_dict(), directory / "student.pt")
     if teacher_logits_NC is not None:
         torch.save(teacher_logits_NC.clone(), directory / TEACHER_LOGITS)
-    kind, state = kind_of(preprocessing), preprocessing.state_dict()
-    torch.save(
-        {"kind": kind, "state": {name: one.cpu() for name, one in state.items()}},
-        directory / "preprocessing.pt",
-    )
+    state = {name: tensor.cpu() for name, tensor in preprocessing.state_dict().items()}
+    content = {"kind": kind_of(preprocessing), "state": state}
+    torch.save(content, directory / "preprocessing.pt")
     OmegaConf.save(OmegaConf.structured(config), directory / "config.yaml")
     runs.write_result(directory, result)
-    student.checkpoint.unlink(missing_ok=True)
+    (directory / "last.ckpt").unlink(missing_ok=True)
 
 
 def names(config: Config, is_logit_regression: bool) -> Result:
-    """Return what was run: names and settings."""
+    """Return the fields of ``result.json`` that say what was run."""
     return {
         "dataset": config.data.name,
         "student": config.student_name,
@@ -234,27 +228,27 @@ def write_failed(config: Config, directory: Path, error: str) -> None:
     runs.write_result(directory, names(config, clean) | {"status": "failed", "error": error})
 
 
-def describe_run(one: Run, prepared: Prepared) -> Result:
-    """Return what the networks are, and what they cost."""
-    data, shape = prepared.data, prepared.data.input_shape
-    cost = complexity.multiplications(one.student, shape)
+def describe_run(run: Run, prepared: Prepared) -> Result:
+    """Return the fields of ``result.json`` about the networks and their cost."""
+    shape = prepared.data.input_shape
+    cost = complexity.multiplications(run.student, shape)
     teacher_cost = sum(complexity.multiplications(net, shape) for net in prepared.teachers)
-    specs = zip(prepared.teachers, one.config.teachers, strict=True)
+    specs = zip(prepared.teachers, run.config.teachers, strict=True)
     return {
-        "student_layers": _layers(one.student, one.config.student_name),
+        "student_layers": _layers(run.student, run.config.student_name),
         "teacher_layers": " + ".join(_layers(net, str(spec)) for net, spec in specs),
         "input_shape": list(shape),
-        "classes": list(data.classes),
+        "classes": list(prepared.data.classes),
         "multiplications": cost,
         "teacher_multiplications": teacher_cost,
         "compression": teacher_cost / cost,
-        "parameters": complexity.parameters(one.student),
+        "parameters": complexity.parameters(run.student),
         "teacher_parameters": sum(complexity.parameters(net) for net in prepared.teachers),
     }
 
 
 def _layers(net: nn.Module, name: str) -> str:
-    """A network's notation, or what it is called."""
+    """Return a network's notation, or its name where it has none."""
     try:
         return notation_of(net)
     except ValueError:
@@ -267,7 +261,10 @@ def outcome(
     logits_NC: Tensor | None,
     teacher_errors: int | None,
 ) -> Result:
-    """How it went; the logits are those of the test images, in float32, with the chosen weights."""
+    """Return the fields of ``result.json`` about errors and speed.
+
+    ``logits_NC`` are the student's of the test images, in float32; None if it diverged.
+    """
     size = len(data.test_images)
     errors = None if logits_NC is None else count_errors(logits_NC, data.test_images.labels)
     return {
@@ -286,8 +283,8 @@ def outcome(
     }
 
 
-def versions() -> dict[str, Any]:
-    """What the numbers were made with."""
+def versions() -> dict[str, str]:
+    """Return the versions of what made the numbers."""
     return {
         "noisy_kd": noisy_kd.__version__,
         "python": platform.python_version(),

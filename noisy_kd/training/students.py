@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,17 @@ from noisy_kd.data import ImageDataModule, WithColumns, loader
 from noisy_kd.method import Method
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.training import build
-from noisy_kd.training.callbacks import Progress, Resume, RunLogs
 from noisy_kd.training.callbacks.best import Best
-from noisy_kd.training.callbacks.progress import Watch
 from noisy_kd.training.distiller import Distiller
-from noisy_kd.training.fit import fit
+from noisy_kd.training.fit import TrainingSamples, fit_runs
 from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.numerics import Numerics
-from noisy_kd.training.samples import TrainingSamples
 from noisy_kd.training.stack import StudentStack
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its configuration, and the objects that are made of it, once.
-
-    Args:
-        config: the configuration.
-        method: what the student learns from.
-        student: untrained.
-    """
+    """A configuration, and the method and the untrained student that it describes."""
 
     config: Config
     method: Method
@@ -58,18 +50,21 @@ class TeacherOutputs:
 
 @dataclass(frozen=True)
 class TrainedStudent:
-    """A student after training: the net with the weights of the chosen epoch."""
+    """A student with the weights of its best epoch, and how its training went."""
 
-    net: nn.Module
     distiller: Distiller
     best: Best
+    loggers: list[Logger]
     epochs: int
     seconds: float
     samples: int
     steps: int
     diverged: bool
-    checkpoint: Path
-    loggers: list[Logger]
+
+    @property
+    def net(self) -> nn.Module:
+        """The student."""
+        return self.distiller.student
 
 
 def train_students(
@@ -78,7 +73,7 @@ def train_students(
     data: ImageDataModule,
     taught: TeacherOutputs | None,
     numerics: Numerics,
-    watch: Watch | None = None,
+    refresh: Callable[[], None] | None = None,
 ) -> list[TrainedStudent]:
     """Train one student per run, all on the same batches of the same images.
 
@@ -88,100 +83,71 @@ def train_students(
         data: the images, on the device.
         taught: the teacher and its logits, None for a method without one.
         numerics: how networks are computed.
-        watch: is called after every epoch, and shows it in place of a progress bar here.
+        refresh: is called after every epoch in place of a progress bar.
     """
-    first = runs[0]
-    dataset = data.training_set(data.subset)
+    config, dataset = runs[0].config, data.training_set(data.subset)
     z_NTC = None
     if taught is not None:
-        index = dataset.logit_index()
-        z_NTC = taught.train_logits.to(numerics.device)[index]
-    stack = StudentStack(
-        [_distiller(run, data, taught, numerics) for run in runs],
-        TrainingSamples(dataset, data.batch_size, z_NTC),
-        numerics,
-        build.clipping(first.config),
+        z_NTC = taught.train_logits.to(numerics.device)[dataset.logit_index()]
+    samples = TrainingSamples(dataset, data.batch_size, z_NTC)
+    distillers = [_distiller(run, data, taught, numerics) for run in runs]
+    stack = StudentStack(distillers, samples, numerics, build.clipping(config))
+    fitted = fit_runs(
+        stack,
+        config,
+        config.trainer.max_epochs,
+        _validation(runs[0], data, taught),
+        [f"{config_hash(run.config)} in {numerics.precision}" for run in runs],
+        [directory / "last.ckpt" for directory in directories],
+        directories,
+        refresh,
     )
-    checkpoints = [directory / "last.ckpt" for directory in directories]
-    best = build.best_epoch(first.config)
-    identity = [f"{config_hash(run.config)} in {numerics.precision}" for run in runs]
-    files = [directory / "metrics.csv" for directory in directories]
-    loggers = [
-        build.loggers(run.config, directory)
-        for run, directory in zip(runs, directories, strict=True)
-    ]
-    callbacks = [best, Resume(checkpoints, best, identity), RunLogs(files, loggers)]
-    callbacks += build.callbacks(first.config, bar=watch is None)
-    if watch is not None:
-        callbacks.append(Progress([str(directory) for directory in directories], watch))
-    trainer = build.trainer(first.config, first.config.trainer.max_epochs, callbacks)
-    fit(stack, trainer, _validation(first, data, taught))
-    return [
-        _trained(stack, k, best.best[k], trainer.current_epoch, checkpoints[k], loggers[k])
-        for k in range(len(runs))
-    ]
+    students = []
+    for k, distiller in enumerate(distillers):
+        best, epochs = fitted.best.best[k], stack.stopped[k] or fitted.epochs
+        if best.weights:
+            distiller.student.load_state_dict(best.weights)
+        distiller.student.eval().to(numerics.device)  # Lightning leaves it on the CPU
+        counts = (epochs, stack.seconds_trained, len(dataset) * epochs, stack.updates(k))
+        loggers, diverged = fitted.loggers[k], stack.diverged[k]
+        students.append(TrainedStudent(distiller, best, loggers, *counts, diverged))
+    return students
 
 
 def _validation(
     run: Run, data: ImageDataModule, taught: TeacherOutputs | None
 ) -> DataLoader[Any] | None:
-    """The loader of the validation set, with the teacher's logits; None without one."""
-    held_out = data.validation_set()
-    if not len(held_out):
+    """Return the loader of the validation set, with the teacher's logits; None without one."""
+    validation = data.validation_set()
+    if not len(validation):
         return None
     if taught is None:
-        return loader(held_out, 1000)
-    z_NTC = taught.train_logits[held_out.logit_index().to(taught.train_logits.device)]
+        return loader(validation, 1000)
+    z_NTC = taught.train_logits[validation.logit_index().to(taught.train_logits.device)]
     clean = run.method.clean_target(z_NTC).to(data.images.labels.device)
-    return loader(WithColumns(held_out, clean), 1000)
+    return loader(WithColumns(validation, clean), 1000)
 
 
 def _distiller(
     run: Run, data: ImageDataModule, taught: TeacherOutputs | None, numerics: Numerics
 ) -> Distiller:
-    settings, method = run.config.optimizer, run.method
+    settings, method, seed = run.config.optimizer, run.method, run.config.seed
     student = numerics.place(run.student)
     hint = teacher = None
     if taught is not None and method.hint is not None:
-        seed = run.config.seed
         hint = hint_stage(method.hint, taught.teacher, student, data.input_shape, seed)
     if taught is not None and method.teacher_dropout is not None and not method.passes:
         teacher = taught.teacher  # it is asked at each step
-    optimizer = build.optimizer(
-        settings._target_, settings.lr, settings.weight_decay, numerics, settings.arguments
-    )
     return Distiller(
         student,
         teacher,
         method,
-        optimizer=optimizer,
+        optimizer=build.optimizer(
+            settings._target_, settings.lr, settings.weight_decay, numerics, settings.arguments
+        ),
         schedule=settings.schedule,
-        seed=run.config.seed,
+        seed=seed,
         averaging=settings.averaging,
         ema_decay=settings.ema_decay,
         hint=hint,
-    )
-
-
-def _trained(
-    stack: StudentStack, k: int, best: Best, epochs: int, checkpoint: Path, loggers: list[Logger]
-) -> TrainedStudent:
-    assert stack.samples is not None
-    distiller = stack.distillers[k]
-    net = distiller.student
-    if best.weights:
-        net.load_state_dict(best.weights)
-    epochs = stack.stopped[k] or epochs
-    net.eval().to(stack.numerics.device)  # Lightning leaves it on the CPU
-    return TrainedStudent(
-        net=net,
-        distiller=distiller,
-        best=best,
-        epochs=epochs,
-        seconds=stack.seconds_trained,
-        samples=len(stack.samples.dataset) * epochs,  # type: ignore[arg-type]
-        steps=stack.updates(k),
-        diverged=stack.diverged[k],
-        checkpoint=checkpoint,
-        loggers=loggers,
     )

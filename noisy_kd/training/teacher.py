@@ -21,12 +21,10 @@ from noisy_kd.model.batch_norm import folded, with_batch_norm
 from noisy_kd.model.network import architecture, draws_globally
 from noisy_kd.runs import store
 from noisy_kd.training import build
-from noisy_kd.training.callbacks import BestEpoch, Resume, RunLogs
 from noisy_kd.training.callbacks.logs import close
 from noisy_kd.training.distiller import Distiller
-from noisy_kd.training.fit import fit
+from noisy_kd.training.fit import TrainingSamples, fit_runs
 from noisy_kd.training.numerics import Numerics
-from noisy_kd.training.samples import TrainingSamples
 from noisy_kd.training.stack import StudentStack
 
 log = logging.getLogger(__name__)
@@ -114,21 +112,23 @@ class TeacherTraining:
         normalised = teacher.batch_norm and type(net) is nn.Sequential and not draws_globally(net)
         if normalised:
             net = with_batch_norm(net)  # type: ignore[arg-type]
-        stack = self._stack(net)
-        best = BestEpoch()
-        resume = Resume([work / "last.ckpt"], best, [work.name])
-        loggers = build.loggers(config, logs, prefix="teacher")
-        curves = RunLogs([logs / "metrics.csv"], [loggers])
-        callbacks = [best, resume, curves, *build.callbacks(config)]
-        trainer = build.trainer(config, teacher.max_epochs, callbacks, one_device=True)
-        held_out = self.data.validation_set()
-        fit(stack, trainer, loader(held_out, 1000) if len(held_out) else None)
-        close(loggers)
+        stack, validation = self._stack(net), self.data.validation_set()
+        fitted = fit_runs(
+            stack,
+            config,
+            teacher.max_epochs,
+            loader(validation, 1000) if len(validation) else None,
+            [work.name],
+            [work / "last.ckpt"],
+            [logs],
+            is_teacher=True,
+        )
+        close(fitted.loggers[0])
         if stack.diverged[0]:
             shutil.rmtree(work)
             advice = f"try a smaller teacher.lr than {teacher.lr:g}"
             raise TrainingError(f"the teacher's loss is no longer finite: {advice}.")
-        chosen, seconds = best.best[0], round(stack.seconds_trained, 1)
+        chosen, seconds = fitted.best.best[0], round(stack.seconds_trained, 1)
         facts = {"val_error": chosen.val_error, "epoch": chosen.epoch, "seconds": seconds}
         net.load_state_dict(chosen.weights)
         weights = (folded(net) if normalised else net).state_dict()  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from noisy_kd.training.callbacks.best import BestEpoch
 from noisy_kd.training.callbacks.logs import RunLogs, WeightHistograms
-from noisy_kd.training.callbacks.progress import EpochBar, Progress
+from noisy_kd.training.callbacks.progress import EpochBar, Refresh
 from noisy_kd.training.callbacks.resume import Resume
 
-__all__ = ["BestEpoch", "EpochBar", "Progress", "Resume", "RunLogs", "WeightHistograms"]
+__all__ = ["BestEpoch", "EpochBar", "Refresh", "Resume", "RunLogs", "WeightHistograms"]

@@ -36,8 +36,7 @@ class RunLogs(Callback):
         if not trainer.is_global_zero:
             return
         for file in self.files:
-            old = csv.DictReader(file.read_text().splitlines()) if file.exists() else ()
-            kept = [row for row in old if int(row["epoch"] or 0) <= trainer.current_epoch]
+            kept = [r for r in read_metrics(file) if int(r["epoch"] or 0) <= trainer.current_epoch]
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("w", newline="") as out:
                 writer = csv.DictWriter(out, FIELDS, extrasaction="ignore")
@@ -68,6 +67,11 @@ class RunLogs(Callback):
         for loggers in self.loggers:
             for logger in loggers:
                 logger.save()
+
+
+def read_metrics(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a ``metrics.csv``; none without one."""
+    return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
 
 
 def close(loggers: list[Logger]) -> None:

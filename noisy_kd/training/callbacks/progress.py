@@ -1,14 +1,20 @@
-"""How far trainings are: one bar, or without a terminal a line for each tenth."""
+"""The progress of trainings: one bar, or without a terminal a log line for each tenth."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning import Callback, Trainer
 from rich import progress
 from rich.console import Console
+
+from noisy_kd import runs
+from noisy_kd.config import Config
+from noisy_kd.runs.identity import config_hash
+from noisy_kd.training.callbacks.logs import read_metrics
 
 if TYPE_CHECKING:
     from noisy_kd.training.stack import StudentStack
@@ -24,91 +30,92 @@ COLUMNS = (
     progress.TimeRemainingColumn(),
 )
 
-Epochs = dict[str, tuple[float, dict[str, float]]]
-"""Directory of a run -> epochs done, and the metrics of the last one."""
 
-Watch = Callable[[Epochs], None]
-"""Is called after every epoch."""
+class Bar:
+    """A progress bar with a validation error, or without a terminal a log line for each tenth."""
 
-
-class RunsBar:
-    """Shows how far runs are: epochs of a single one, finished ones of several.
-
-    Args:
-        epochs: of each run's training, by its directory.
-        finished: directories of the runs that are finished already.
-        shown: whether to show anything.
-    """
-
-    def __init__(
-        self, epochs: dict[str, int], finished: Container[str] = (), shown: bool = True
-    ) -> None:
-        self.epochs, self.metrics = epochs, dict[str, dict[str, float]]()
-        self.done = {name: float(n if name in finished else 0) for name, n in epochs.items()}
+    def __init__(self, total: float, shown: bool) -> None:
         console = Console(stderr=True)
+        self.total = total
         self.logs = shown and not console.is_terminal
         hidden = not (shown and console.is_terminal)
         self.bar = progress.Progress(*COLUMNS, console=console, disable=hidden)
-        self.task = self.bar.add_task("", total=sum(epochs.values()), **self._fields())
+        self.task = self.bar.add_task("", total=total, done="", error="")
         self.tenth = 0
 
+    def update(self, completed: float, done: str, metrics: Mapping[str, float]) -> None:
+        """Show how far the training is."""
+        error = ""
+        for key, form in (("loss", "loss {:.3g}"), ("val_error", "val. error {:.2%}")):
+            error = form.format(metrics[key]) if key in metrics else error
+        self.bar.update(self.task, completed=completed, done=done, error=error)
+        tenth = int(10 * completed / max(1, self.total))
+        if self.logs and tenth > self.tenth:
+            self.tenth = tenth
+            log.info(", ".join(filter(None, [done, error])))
+
+
+class RunsBar:
+    """Shows how many runs of a sweep are done, as their ``result.json`` and ``metrics.csv`` say.
+
+    Args:
+        configs: of the runs, by their directories.
+        shown: whether to show anything.
+    """
+
+    def __init__(self, configs: Mapping[str, Config], shown: bool = True) -> None:
+        self.hashes = {name: config_hash(config) for name, config in configs.items()}
+        self.epochs = {name: config.trainer.max_epochs for name, config in configs.items()}
+        self.bar = Bar(sum(self.epochs.values()), shown)
+        self.bar.tenth = int(10 * self._completed()[0] / max(1, self.bar.total))
+
     def __enter__(self) -> RunsBar:
-        self.bar.start()
+        self.bar.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self.bar.bar.stop()
 
-    def update(self, epochs: Epochs, ended: bool = True) -> None:
-        """Show how far the runs are; ``ended``: at the end of an epoch, which may be a line."""
-        for name, (done, metrics) in epochs.items():
-            self.done[name] = done
-            self.metrics[name] = metrics or self.metrics.get(name, {})
-        total, fields = sum(self.done.values()), self._fields()
-        self.bar.update(self.task, completed=total, **fields)
-        tenth = int(10 * total / max(1, sum(self.epochs.values())))
-        if self.logs and ended and tenth > self.tenth:
-            self.tenth = tenth
-            percent = f"{10 * tenth} %" if len(self.epochs) > 1 else ""
-            log.info(", ".join(filter(None, [percent, fields["done"], fields["error"]])))
+    def refresh(self) -> None:
+        """Read the runs' files and show how far they are."""
+        completed, finished, metrics = self._completed()
+        mean = {key: sum(values) / len(values) for key, values in metrics.items() if values}
+        percent = f"{100 * completed / max(1, self.bar.total):.0f} %, " if self.bar.logs else ""
+        self.bar.update(completed, f"{percent}{finished} of {len(self.epochs)} runs done", mean)
 
-    def _fields(self) -> dict[str, Any]:
-        finished = sum(self.done[name] >= epochs for name, epochs in self.epochs.items())
-        text = f"{finished} of {len(self.epochs)} runs done"
-        if len(self.epochs) == 1:
-            ((name, epochs),) = self.epochs.items()
-            text = f"epoch {self.done[name]:.0f} of {epochs}"
-        for key, form in (("val_error", "val. error {:.2%}"), ("loss", "loss {:.3g}")):
-            values = [metrics[key] for metrics in self.metrics.values() if key in metrics]
-            if values:
-                return {"done": text, "error": form.format(sum(values) / len(values))}
-        return {"done": text, "error": ""}
+    def _completed(self) -> tuple[float, int, dict[str, list[float]]]:
+        """Return epochs done, runs finished, and the last metrics of all runs."""
+        completed, finished = 0.0, 0
+        metrics: dict[str, list[float]] = {"val_error": [], "loss": []}
+        for name, epochs in self.epochs.items():
+            rows = read_metrics(Path(name) / "metrics.csv")
+            is_finished = runs.finished(Path(name), self.hashes[name]) is not None
+            finished += is_finished
+            completed += epochs if is_finished else len(rows)
+            for key, values in metrics.items():
+                values += [float(row[key]) for row in rows[-1:] if row.get(key)]
+        return completed, finished, metrics
 
 
-class Progress(Callback):
-    """Calls ``watch`` after every epoch.
+class Refresh(Callback):
+    """Calls a function after every epoch."""
 
-    Args:
-        names: directories of the runs.
-        watch: what is called.
-    """
-
-    def __init__(self, names: list[str], watch: Watch) -> None:
-        self.names, self.watch = names, watch
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        self.refresh = refresh
 
     def on_train_epoch_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
-        done = trainer.current_epoch + 1
-        self.watch({n: (done, m) for n, m in zip(self.names, stack.metrics(), strict=True)})
+        self.refresh()
 
 
 class EpochBar(Callback):
     """Shows a single training, or several side by side as one."""
 
     def on_train_start(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
-        """Begin where the training begins, or goes on."""
-        self.bar = RunsBar({"": trainer.max_epochs or 1}, shown=trainer.is_global_zero)
-        self.bar.tenth = 10 * trainer.current_epoch // (trainer.max_epochs or 1)
-        self.bar.update({"": (trainer.current_epoch, {})}, ended=False)
+        """Start at the epoch at which the training starts or continues."""
+        self.epochs = trainer.max_epochs or 1
+        self.bar = Bar(self.epochs, shown=trainer.is_global_zero)
+        self.bar.tenth = 10 * trainer.current_epoch // self.epochs
+        self._update(trainer.current_epoch, {})
         self.bar.bar.start()
 
     def on_train_batch_end(  # type: ignore[override]
@@ -120,7 +127,7 @@ class EpochBar(Callback):
     def on_train_epoch_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         metrics = stack.metrics()
         mean = {key: sum(m.get(key, 0.0) for m in metrics) / len(metrics) for key in metrics[0]}
-        self.bar.update({"": (trainer.current_epoch + 1, mean)})
+        self._update(trainer.current_epoch + 1, mean)
 
     def on_train_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         self.bar.bar.stop()
@@ -129,3 +136,6 @@ class EpochBar(Callback):
         """Give the terminal back."""
         if hasattr(self, "bar"):
             self.bar.bar.stop()
+
+    def _update(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.bar.update(epoch, f"epoch {epoch} of {self.epochs}", metrics)

@@ -5,6 +5,7 @@ Hydra imports this file at every start, so what is heavy lies in :mod:`noisy_kd.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -80,9 +81,9 @@ class StackedLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run all jobs; each keeps its own directory, ``.hydra/``, result and status."""
-        from noisy_kd.sweep import devices, launch
+        from noisy_kd.sweep import launch, queue
 
-        return launch.launch(self, job_overrides, initial_job_idx, devices.train_groups)
+        return launch.launch(self, job_overrides, initial_job_idx, queue.train_groups)
 
 
 class StackedSlurmLauncher(StackedLauncher):
@@ -97,5 +98,5 @@ class StackedSlurmLauncher(StackedLauncher):
         """Run all jobs; each keeps its own directory, ``.hydra/``, result and status."""
         from noisy_kd.sweep import launch, slurm
 
-        train = slurm.with_settings(self.settings)
+        train = partial(slurm.train_groups, settings=self.settings)
         return launch.launch(self, job_overrides, initial_job_idx, train)
