@@ -3,6 +3,7 @@
 import torch
 from lightning import Callback
 
+from noisy_kd.config import Optimizer
 from noisy_kd.data import WithColumns, loader
 from noisy_kd.method import methods
 from noisy_kd.model.network import network
@@ -39,7 +40,7 @@ def random_logits(data):
 
 def distiller(numerics, method=None, seed=1, layers="FC20-FC10", lr=1e-3, **more):
     """A student of the digits; the noisy teacher's by default."""
-    optimizer = build.optimizer("torch.optim.Adam", lr, 0.0, numerics)
+    optimizer = build.optimizer(Optimizer("torch.optim.Adam", lr), numerics)
     student = network(layers, (1, 8, 8), 10, seed)
     method = method or methods.noisy_teacher(0.5, 0.9)
     return Distiller(student, method=method, optimizer=optimizer, seed=seed, **more)

@@ -7,7 +7,7 @@ from lightning import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from noisy_kd.cli.arguments import compose
-from noisy_kd.config import CONF
+from noisy_kd.config import CONF, Optimizer
 from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
@@ -143,9 +143,9 @@ def test_optimisers_are_fused_where_that_is_faster(float32):
     import torch
 
     net = torch.nn.Linear(3, 3)
-    made = build.optimizer("torch.optim.Adam", 0.1, 0.2, float32)(net.parameters())
+    made = build.optimizer(Optimizer("torch.optim.Adam", 0.1, 0.2), float32)(net.parameters())
     assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.1, 0.2)
     assert made.defaults["fused"]
     plain = Numerics(torch.device("cpu"), "32", fast=False)
-    made = build.optimizer("torch.optim.Adam", 0.1, 0.0, plain)(net.parameters())
+    made = build.optimizer(Optimizer("torch.optim.Adam", 0.1), plain)(net.parameters())
     assert not made.defaults["fused"]

@@ -257,7 +257,7 @@ def test_a_resnet_teaches_a_student_on_a_folder_of_images(pictures, short, tmp_p
     ],
 )
 def test_batch_normalisation_of_one_image_is_refused(settings, size, short):
-    with pytest.raises(InputError, match=f"{size}: batch normalisation"):
+    with pytest.raises(InputError, match=f"{size}: BatchNorm"):
         prepare([short(*settings, size)])
     if size.startswith("teacher"):
         prepare([short(*settings, size, "method=supervised")])  # has no teacher

@@ -38,17 +38,22 @@ Trainer = Callable[[list[Part], "RunsBar"], dict[str, str]]
 
 @dataclass
 class Job:
-    """One cell of the grid."""
+    """One cell of the grid; ``config`` is None for an application that is not this project's."""
 
     cfg: DictConfig
-    config: Config | None  # None for an application that is not this project's
+    config: Config | None
     directory: Path
+
+    @property
+    def own(self) -> Config:
+        """The configuration of a job of this project."""
+        assert self.config is not None
+        return self.config
 
     @property
     def is_finished(self) -> bool:
         """Whether its directory holds its result."""
-        assert self.config is not None
-        return runs.finished(self.directory, config_hash(self.config)) is not None
+        return runs.finished(self.directory, config_hash(self.own)) is not None
 
 
 def launch(
@@ -59,12 +64,6 @@ def launch(
 ) -> list[JobReturn]:
     """Run the jobs of a sweep.
 
-    Args:
-        launcher: what Hydra has set up.
-        job_overrides: of each job.
-        first: number of the first job.
-        train: trains groups of runs.
-
     Raises:
         InputError: if any job's settings or data are wrong; then nothing has been trained.
         TrainingError: if runs failed or diverged, when all others are done; it lists them.
@@ -72,31 +71,27 @@ def launch(
     setup_globals()
     hydra = launcher.config.hydra
     configure_log(hydra.hydra_logging, hydra.verbose)
-    Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    folder = Path(str(hydra.sweep.dir))
+    folder.mkdir(parents=True, exist_ok=True)
     jobs = [_compose(launcher, overrides, first + i) for i, overrides in enumerate(job_overrides)]
     ours = [job for job in jobs if job.config is not None]
-    if _is_search(hydra) and any(job.config and job.config.data.val_size == 0 for job in ours):
+    is_search = "BasicSweeper" not in str(hydra.sweeper._target_)
+    if is_search and any(job.own.data.val_size == 0 for job in ours):
         raise InputError("data.val_size=0: a search needs validation images to judge by.")
-    name = _record(hydra, ours) if ours else ""
+    name = _record(folder, str(hydra.job.config_name), ours) if ours else ""
     failed = _train(ours, train) if ours else {}
     returns = []
     for job in jobs:
         returns.append(_replay(launcher, job, failed))
         configure_log(hydra.hydra_logging, hydra.verbose)
     if ours:
-        _show_table(hydra, ours, name)
-    try:
-        _raise_if_failed(ours, failed)
-    except TrainingError as error:
-        if not _is_search(hydra):
-            raise
-        log.warning("%s", error)  # a search goes on, and judges by what it is told of each run
+        _show_table(folder, name, ours, is_search)
+    problems = _problems(ours, failed)
+    if problems and is_search:  # it continues, with what it is told of each run
+        log.warning("%s", problems)
+    elif problems:
+        raise TrainingError(problems)
     return returns
-
-
-def _is_search(hydra: DictConfig) -> bool:
-    """Whether a sweeper chooses the runs by the results of those before."""
-    return "BasicSweeper" not in str(hydra.sweeper._target_)
 
 
 def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -> Job:
@@ -106,8 +101,7 @@ def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -
         cfg.hydra.job.id = cfg.hydra.job.num = number
     if not {"data", "teacher", "student", "method"} <= set(cfg):
         return Job(cfg, None, Path())
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    config = configuration.read(own)
+    config = configuration.read(OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]))
     if config.trainer.strategy == "ddp":
         raise InputError("trainer=ddp shares one run between devices: leave it out of a sweep.")
     state = Singleton.get_state()
@@ -118,60 +112,46 @@ def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -
 
 
 def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
-    """Train what has no result yet; returns directory -> error, of the runs that failed."""
-    by_place = _each_in_its_own_directory(jobs)
-    todo = {
-        place: job
-        for place, job in by_place.items()
-        if (job.config and job.config.force) or not job.is_finished
-    }
-    for job in todo.values():
-        assert job.config is not None
-        job.directory.mkdir(parents=True, exist_ok=True)
-    configs = {place: job.config for place, job in by_place.items() if job.config is not None}
-    groups = grid.groups([configs[place] for place in todo], [Path(place) for place in todo])
-    begun = sum((job.directory / "last.ckpt").exists() for job in todo.values())
-    log.info(
-        "%d runs: %d finished, %d to train in %d group%s of runs that can be stacked%s.",
-        *(len(by_place), len(by_place) - len(todo), len(todo)),
-        *(len(groups), "" if len(groups) == 1 else "s"),
-        f"; {begun} go on where they stopped" if begun else "",
-    )
-    if not todo:
-        return {}
-    shown = any("progress" in config.callbacks for config in configs.values())
-    from noisy_kd.training.callbacks.progress import RunsBar
-
-    bar = RunsBar(configs, shown)
-    try:
-        return train(groups, bar)
-    except InputError:
-        for job in todo.values():
-            runs.remove_if_untouched(job.directory)
-        raise
-
-
-def _each_in_its_own_directory(jobs: list[Job]) -> dict[str, Job]:
-    """Directory -> job; a cell that stands twice in the grid runs once.
+    """Train what has no result yet; returns directory -> error, of the runs that failed.
 
     Raises:
         InputError: if runs of different settings would share a directory.
     """
-    found: dict[str, Job] = {}
+    unique: dict[str, Job] = {}  # a cell that occurs twice in the grid runs once
     for job in jobs:
-        assert job.config is not None
-        other = found.setdefault(str(job.directory), job)
-        assert other.config is not None
-        if config_hash(other.config) != config_hash(job.config):
+        other = unique.setdefault(str(job.directory), job)
+        if config_hash(other.own) != config_hash(job.own):
             raise InputError(
                 f"hydra.sweep.subdir: different runs would share {job.directory}; leave it out, or "
                 "let it name all that differs."
             )
-    return found
+    todo = [job for job in unique.values() if job.own.force or not job.is_finished]
+    for job in todo:
+        job.directory.mkdir(parents=True, exist_ok=True)
+    groups = grid.groups([job.own for job in todo], [job.directory for job in todo])
+    begun = sum((job.directory / "last.ckpt").exists() for job in todo)
+    log.info(
+        "%d runs: %d finished, %d to train in %d group%s of runs that can be stacked%s.",
+        *(len(unique), len(unique) - len(todo), len(todo)),
+        *(len(groups), "" if len(groups) == 1 else "s"),
+        f"; {begun} continue where they stopped" if begun else "",
+    )
+    if not todo:
+        return {}
+    from noisy_kd.training.callbacks.progress import RunsBar
+
+    shown = any("progress" in job.own.callbacks for job in todo)
+    bar = RunsBar({directory: job.own for directory, job in unique.items()}, shown)
+    try:
+        return train(groups, bar)
+    except InputError:
+        for job in todo:
+            runs.remove_if_untouched(job.directory)
+        raise
 
 
 def _replay(launcher: StackedLauncher, job: Job, failed: dict[str, str]) -> JobReturn:
-    """Let Hydra run the job: what is trained already only gives its result."""
+    """Let Hydra run the job, which only returns the result of what is trained already."""
     task: Callable[[DictConfig], Any] = launcher.task_function
     if job.config is not None:
 
@@ -189,51 +169,43 @@ def _replay(launcher: StackedLauncher, job: Job, failed: dict[str, str]) -> JobR
     )
 
 
-def _record(hydra: DictConfig, jobs: list[Job]) -> str:
+def _record(folder: Path, name: str, jobs: list[Job]) -> str:
     """Append the jobs to the record that reports read, and return the sweep's name."""
     from noisy_kd.report import sweeps
 
-    name = str(hydra.job.config_name)
     name = name if name in sweeps.names() else sweeps.CUSTOM
-    folder = Path(str(hydra.sweep.dir))
     places = [os.path.relpath(job.directory, folder) for job in jobs]
-    own = [list(job.cfg.hydra.overrides.task) for job in jobs]
-    sweeps.record(folder, name, zip(places, own, strict=True))
+    overrides = [list(job.cfg.hydra.overrides.task) for job in jobs]
+    sweeps.record(folder, name, zip(places, overrides, strict=True))
     return name
 
 
-def _show_table(hydra: DictConfig, jobs: list[Job], name: str) -> None:
+def _show_table(folder: Path, name: str, jobs: list[Job], is_search: bool) -> None:
     """Print the table of the jobs, and write it for TensorBoard."""
     from noisy_kd.report import dashboard, sweeps, tables
 
-    own = {job.directory.name: runs.read_result(job.directory) for job in jobs}
+    results = {job.directory.name: runs.read_result(job.directory) for job in jobs}
     if name == sweeps.CUSTOM:
-        if not _is_search(hydra):
-            tables.show(tables.plain_table(list(own.items())))
+        if not is_search:
+            tables.show(tables.plain_table(list(results.items())))
         return
-    made = tables.report(sweeps.read(name), [result for result in own.values() if result])
-    for table in made:
+    report = tables.report(sweeps.read(name), [result for result in results.values() if result])
+    for table in report:
         tables.show(table)
-    if any(job.config.logger.get("tensorboard") for job in jobs if job.config):
-        dashboard.add_sweep(Path(str(hydra.sweep.dir)), name, made)
+    if any(job.own.logger.get("tensorboard") for job in jobs):
+        dashboard.add_sweep(folder, name, report)
 
 
-def _raise_if_failed(jobs: list[Job], failed: dict[str, str]) -> None:
-    """Name the runs that failed.
-
-    Raises:
-        TrainingError: if anything did.
-    """
+def _problems(jobs: list[Job], failed: dict[str, str]) -> str:
+    """Return which runs failed or diverged; empty if all are done."""
     wrong = {}
     for job in jobs:
-        name = job.directory.name
         result = runs.read_result(job.directory) or {}
         if str(job.directory) in failed:
-            wrong[name] = f"failed, {failed[str(job.directory)]}"
+            wrong[job.directory.name] = f"failed, {failed[str(job.directory)]}"
         elif not job.is_finished:
-            wrong[name] = "no result"
+            wrong[job.directory.name] = "no result"
         elif result.get("status") == "diverged":
-            wrong[name] = "diverged, try a smaller optimizer.lr"
-    if wrong:
-        listed = "; ".join(f"{name} ({why})" for name, why in wrong.items())
-        raise TrainingError(f"{len(wrong)} of {len(jobs)} runs failed: {listed}.")
+            wrong[job.directory.name] = "diverged, try a smaller optimizer.lr"
+    listed = "; ".join(f"{name} ({why})" for name, why in wrong.items())
+    return f"{len(wrong)} of {len(jobs)} runs failed: {listed}." if wrong else ""

@@ -43,11 +43,6 @@ class Resumable:
 def train_groups(groups: list[Part], bar: RunsBar, settings: Mapping[str, Any]) -> dict[str, str]:
     """Prepare all groups in one job, then train their parts in others.
 
-    Args:
-        groups: runs that differ only in stackable keys.
-        bar: shows how many runs are finished.
-        settings: of the launcher, see ``StackedSlurmConf``.
-
     Returns:
         Directory -> error, of the runs that failed.
 

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import nn
 
-from noisy_kd.config import Config, Network, named_networks
+from noisy_kd.config import Config, Network, Optimizer, named_networks
 from noisy_kd.data import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
@@ -79,25 +79,18 @@ def data_module(config: Config) -> ImageDataModule:
 
 
 def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any = None) -> None:
-    """Refuse arguments that a class or function does not have.
-
-    Args:
-        place: of the arguments in the configuration, for example ``optimizer``.
-        make: the class or function.
-        given: the arguments.
-        also: a function to which it passes on what it does not know.
+    """Refuse arguments that a class has neither itself nor in ``also``, which it passes them to.
 
     Raises:
-        InputError: naming the first, and those that there are.
+        InputError: naming the first, after its place in the configuration.
     """
     names = dict(inspect.signature(make).parameters)
     names |= {} if also is None else inspect.signature(also).parameters
     for key in given:
         if key not in names:
             known = ", ".join(name for name in names if name not in ("params", "kwargs"))
-            raise InputError(
-                f"{place}.{key}: {make.__name__} has no such argument; it has: {known}."
-            )
+            text = f"{place}.{key}: {make.__name__} has no such argument; it has: {known}."
+            raise InputError(text)
 
 
 def method(config: Config) -> Method:
@@ -133,15 +126,10 @@ def network(
     seed: int = 0,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Return a network with its initial weights.
+    """Return a network with its initial weights, decided by the seed.
 
-    Args:
-        spec: its notation (of a network of conf/model with as many logits as there are classes), or
-            its import path with arguments.
-        input_shape: (channels, height, width) of one image.
-        classes: how many logits there must be.
-        seed: decides the initial weights.
-        dropout: probability of a dropout layer after the last hidden FC layer; 0 for none.
+    A network of conf/model gets as many logits as there are classes. ``dropout`` is the probability
+    of a dropout layer after the last hidden FC layer; 0 for none.
 
     Raises:
         InputError: if it does not fit the images or the classes.
@@ -157,58 +145,30 @@ def network(
 
 
 def student(config: Config, data: ImageDataModule) -> nn.Module:
-    """Return the untrained student with the initial weights that the run's seed decides.
-
-    Raises:
-        InputError: if it does not fit the images or the classes.
-    """
+    """Return the untrained student with the initial weights that the run's seed decides."""
     dropout, classes = config.student.dropout, len(data.classes)
     return network(config.student, data.input_shape, classes, config.seed, dropout)
 
 
 def teachers(config: Config, data: ImageDataModule) -> list[nn.Module]:
-    """Return the untrained teachers.
-
-    Raises:
-        InputError: if one does not fit the images or the classes.
-    """
-    return [
-        network(spec, data.input_shape, len(data.classes), config.teacher.seed)
-        for spec in config.teachers
-    ]
+    """Return the untrained teachers."""
+    classes, seed = len(data.classes), config.teacher.seed
+    return [network(spec, data.input_shape, classes, seed) for spec in config.teachers]
 
 
-def optimizer(
-    target: str,
-    lr: float,
-    weight_decay: float,
-    numerics: Numerics,
-    arguments: Mapping[str, Any] | None = None,
-) -> OptimizerFactory:
-    """Return what makes the optimiser from parameters; fused where the device has it.
-
-    Args:
-        target: import path of its class.
-        lr: learning rate at the start.
-        weight_decay: of all parameters.
-        numerics: how networks are computed.
-        arguments: further ones of the class, for example ``momentum``.
-    """
-    make = locate(target)
+def optimizer(settings: Optimizer, numerics: Numerics) -> OptimizerFactory:
+    """Return what makes the optimiser from parameters; fused where the device has it."""
+    make = locate(settings._target_)
     known = inspect.signature(make).parameters
     may = {"fused": numerics.fast and numerics.device.type in ("cpu", "cuda")}
     may["capturable"] = numerics.graphs
     given: dict[str, Any] = {key: True for key, wanted in may.items() if wanted and key in known}
-    given |= {"lr": lr, "weight_decay": weight_decay, **(arguments or {})}
+    given |= {"lr": settings.lr, "weight_decay": settings.weight_decay, **settings.arguments}
     return partial(make, **given)
 
 
 def numerics(config: Config) -> Numerics:
-    """Return how the run's networks are computed; sets what is global for that.
-
-    Raises:
-        InputError: if the accelerator is not there.
-    """
+    """Return how the run's networks are computed; sets what is global for that."""
     device = choose_device(config.trainer.accelerator)
     return numerics_of.set_up(resolved_precision(config), config.fast, device)
 
@@ -224,10 +184,7 @@ OWN_ARGUMENTS = {
 
 
 def trainer(
-    config: Config,
-    max_epochs: int,
-    callbacks: list[Callback],
-    one_device: bool = False,
+    config: Config, max_epochs: int, callbacks: list[Callback], one_device: bool = False
 ) -> Trainer:
     """Return Lightning's Trainer; the runs' own callbacks log and keep checkpoints.
 
@@ -236,63 +193,61 @@ def trainer(
     """
     settings = vars(config.trainer) | {"max_epochs": max_epochs}
     target = settings.pop("_target_")
-    settings |= {key: one for key, one in settings.pop("arguments").items() if key not in CLIP}
+    arguments = settings.pop("arguments")
+    settings |= {key: value for key, value in arguments.items() if key not in CLIP}
     if one_device:
         settings |= {"devices": 1, "strategy": "auto"}
     if settings["strategy"] == "auto":  # in a Slurm job too: its signals are the sweep's affair
         settings["plugins"] = [LightningEnvironment()]
-    bar = any(isinstance(one, ProgressBar) for one in callbacks)
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     settings |= OWN_ARGUMENTS | {"callbacks": callbacks, "enable_progress_bar": bar}
     try:
-        made: Trainer = locate(target)(**settings, deterministic=config.deterministic)
+        return locate(target)(**settings, deterministic=config.deterministic)  # type: ignore[no-any-return]
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
-    return made
 
 
 def clipping(config: Config) -> dict[str, Any]:
     """Return how the gradients of each student are clipped; empty for not at all."""
-    return {key: one for key, one in config.trainer.arguments.items() if key in CLIP}
+    return {key: value for key, value in config.trainer.arguments.items() if key in CLIP}
 
 
 def callbacks(config: Config, bar: bool = True) -> list[Callback]:
-    """Progress bar (unless another one shows the run) and whatever callbacks the user added."""
+    """Return the progress bar (with ``bar``) and the callbacks that the user added."""
     nodes = {name: node for name, node in config.callbacks.items() if node and name != "best"}
-    return [instantiated(node) for name, node in nodes.items() if bar or name != "progress"]
+    return [instantiate_node(node) for name, node in nodes.items() if bar or name != "progress"]
 
 
-def instantiated(node: Mapping[str, Any], **more: Any) -> Any:
+def instantiate_node(node: Mapping[str, Any], **more: Any) -> Any:
     """Return the object that a node of the configuration describes."""
-    arguments = {key: one for key, one in node.items() if key != "_target_"}
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
     return locate(node["_target_"])(**arguments, **more)
 
 
 def best_epoch(config: Config) -> BestEpoch:
-    """The choice of the epoch."""
+    """Return the callback that chooses the epoch."""
     node = config.callbacks.get("best")
-    made: BestEpoch = instantiated(node) if node else BestEpoch()
-    return made
+    return instantiate_node(node) if node else BestEpoch()
 
 
 def loggers(config: Config, directory: Path, prefix: str = "") -> list[Logger]:
-    """The loggers of one run; they write into its directory, one event file per run.
+    """Return the loggers of one run; they write into its directory, one event file per run.
 
-    A prefix, the teacher's, keeps its curves out of the charts of the students'.
+    The prefix of a teacher keeps its curves out of the charts of the students'.
     """
-    made: list[Logger] = []
+    loggers: list[Logger] = []
     for node in filter(None, config.logger.values()):
-        kind = locate(node["_target_"])
-        place: dict[str, Any] = {"save_dir": str(directory), "name": "", "version": ""}
-        if issubclass(kind, TensorBoardLogger):
-            place["default_hp_metric"] = False
-            place |= {"prefix": prefix} if prefix else {}
-        if issubclass(kind, WandbLogger):
-            place = {"save_dir": str(directory), "name": directory.name}
-        made.append(instantiated(node, **place))
-    return made
+        make = locate(node["_target_"])
+        where: dict[str, Any] = {"save_dir": str(directory), "name": "", "version": ""}
+        if issubclass(make, TensorBoardLogger):
+            where |= {"default_hp_metric": False, "prefix": prefix}
+        if issubclass(make, WandbLogger):
+            where = {"save_dir": str(directory), "name": directory.name}
+        loggers.append(instantiate_node(node, **where))
+    return loggers
 
 
 def views(config: Config) -> int:
-    """How many views of each image the data set trains on."""
-    kind: type[ImageDataModule] = locate(config.data._target_)
-    return kind.views
+    """Return how many views of each image the data set trains on."""
+    views: int = locate(config.data._target_).views
+    return views

@@ -21,38 +21,37 @@ from noisy_kd.training import build
 from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.numerics import Numerics
 
-NEEDS_TWO = "batch normalisation needs mini-batches of at least two images; take more."
+NEEDS_TWO = "BatchNorm needs mini-batches of at least two images; use more."
 USE_INSTEAD = {"accumulate_grad_batches": "data.batch_size", "precision": "precision"}
 
 
 def check_settings(config: Config) -> None:
-    """Refuse, before anything is trained, what would fail only later.
+    """Refuse settings that would fail only later.
 
     Raises:
-        InputError: for an optimiser, callback or logger that is not there or not so called.
+        InputError: for an optimiser, callback or logger that does not exist or takes no such key.
     """
     build.method(config)
     _check_optimizer(config.optimizer)
     _check_trainer(config)
     for group in ("callbacks", "logger"):
         for name, node in getattr(config, group).items():
-            if node:
-                given, make = dict(node), build.locate(node["_target_"])
-                del given["_target_"]
-                if issubclass(make, WandbLogger):
-                    if importlib.util.find_spec("wandb") is None:
-                        raise InputError("logger=wandb needs a package: pip install wandb.")
-                    continue
-                also = SummaryWriter if issubclass(make, TensorBoardLogger) else None
-                build.check_arguments(f"{group}.{name}", make, given, also)
+            if not node:
+                continue
+            make = build.locate(node["_target_"])
+            if issubclass(make, WandbLogger):
+                if importlib.util.find_spec("wandb") is None:
+                    raise InputError("logger=wandb needs a package: pip install wandb.")
+                continue
+            given = {key: value for key, value in node.items() if key != "_target_"}
+            also = SummaryWriter if issubclass(make, TensorBoardLogger) else None
+            build.check_arguments(f"{group}.{name}", make, given, also)
 
 
 def _check_optimizer(settings: Optimizer) -> None:
     build.check_arguments("optimizer", build.locate(settings._target_), settings.arguments)
-    plain = Numerics(torch.device("cpu"), "32", fast=False)
-    rates = (settings.lr, settings.weight_decay)
     try:
-        make = build.optimizer(settings._target_, *rates, plain, settings.arguments)
+        make = build.optimizer(settings, Numerics(torch.device("cpu"), "32", fast=False))
         make([nn.Parameter(torch.zeros(1))])
     except Exception as error:  # the optimiser's own
         raise InputError(
@@ -65,7 +64,7 @@ def _check_trainer(config: Config) -> None:
     given = config.trainer.arguments
     build.check_arguments("trainer", build.locate(config.trainer._target_), given)
     for key, value in given.items():
-        if key in build.OWN_ARGUMENTS or key in ("callbacks", "deterministic"):
+        if key in (*build.OWN_ARGUMENTS, "callbacks", "deterministic"):
             raise InputError(f"trainer.{key}={value}: a run sets it itself; leave it out.")
         if key in USE_INSTEAD:
             raise InputError(f"trainer.{key}={value}: use {USE_INSTEAD[key]} instead.")
@@ -83,14 +82,7 @@ def check_fit(
     student: nn.Module,
     teachers: list[nn.Module],
 ) -> None:
-    """Refuse networks and subsets that do not fit the data.
-
-    Args:
-        config: of the run.
-        data: its images.
-        method: its method.
-        student: untrained.
-        teachers: untrained.
+    """Refuse untrained networks and subsets that do not fit the data.
 
     Raises:
         InputError: saying which.
@@ -102,12 +94,12 @@ def check_fit(
         hint_stage(method.hint, teachers[0], student, data.input_shape, config.seed)
     if method.teacher_dropout is not None:
         with_active_dropout(teachers[0], method.teacher_dropout.probability)
-    if config.data.batch_size == 1 and _normalises(student):
+    if config.data.batch_size == 1 and _has_batch_norm(student):
         raise InputError(f"data.batch_size=1: {NEEDS_TWO}")
-    if _normalises(student) and config.optimizer.averaging == "swa":
+    if config.optimizer.averaging == "swa" and _has_batch_norm(student):
         raise InputError(
-            "optimizer.averaging=swa: averaged weights of a net with batch normalisation need "
-            "statistics of their own; take none or ema."
+            "optimizer.averaging=swa: averaged weights of a network with BatchNorm need statistics "
+            "of their own; use none or ema."
         )
 
 
@@ -124,16 +116,13 @@ def check_teacher(
     is_trained = teacher.checkpoint is None and method.has_teacher
     for net in nets:
         complexity.multiplications(net, data.input_shape)
-        if is_trained and teacher.batch_size == 1 and (teacher.batch_norm or _normalises(net)):
+        has_batch_norm = teacher.batch_norm or _has_batch_norm(net)
+        if is_trained and teacher.batch_size == 1 and has_batch_norm:
             raise InputError(f"teacher.batch_size=1: {NEEDS_TWO}")
 
 
 def check_shift(pixels: int, input_shape: tuple[int, int, int]) -> None:
-    """Refuse a ``teacher.shift`` that moves images [C, H, W] out of sight.
-
-    Raises:
-        InputError: naming it.
-    """
+    """Refuse a ``teacher.shift`` that moves images [C, H, W] out of sight."""
     _, height, width = input_shape
     if pixels >= min(height, width):
         raise InputError(
@@ -142,5 +131,5 @@ def check_shift(pixels: int, input_shape: tuple[int, int, int]) -> None:
         )
 
 
-def _normalises(net: nn.Module) -> bool:
+def _has_batch_norm(net: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in net.modules())

@@ -90,47 +90,42 @@ class CachedLogits(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Mini-batches of the training samples, in the data module's own order."""
-        return self._with_logits(self.data.train_dataloader(), self._fixed_target)
+        return self._with_logits(self.data.train_dataloader(), with_noise=True)
 
     def val_dataloader(self) -> Any:
         """The validation set, with the logits without noise."""
-        return self._with_clean_logits(self.data.val_dataloader())
+        return self._evaluation(self.data.val_dataloader())
 
     def test_dataloader(self) -> Any:
         """The test set, with the logits without noise."""
-        return self._with_clean_logits(self.data.test_dataloader())
+        return self._evaluation(self.data.test_dataloader())
 
     def predict_dataloader(self) -> Any:
         """The batches of the data module, without logits."""
         return self.data.predict_dataloader()
 
-    def _fixed_target(self, z_NTC: Tensor) -> Tensor:
-        if self.method is None:
-            return z_NTC[:, 0] if z_NTC.shape[1] == 1 else z_NTC
-        return self.method.fixed_target(z_NTC, keyed_generator(self.seed, "frozen noise"))
-
-    def _clean_target(self, z_NTC: Tensor) -> Tensor:
-        if self.method is None:
-            return z_NTC[:, 0] if z_NTC.shape[1] == 1 else z_NTC
-        return self.method.clean_target(z_NTC)
-
-    def _with_clean_logits(self, loaders: Any) -> Any:
+    def _evaluation(self, loaders: Any) -> Any:
         if isinstance(loaders, list | tuple):
-            return [self._with_logits(one, self._clean_target) for one in loaders]
-        return self._with_logits(loaders, self._clean_target)
+            return [self._with_logits(loader, with_noise=False) for loader in loaders]
+        return self._with_logits(loaders, with_noise=False)
 
-    def _with_logits(
-        self, given: DataLoader[Any], target: Callable[[Tensor], Tensor]
-    ) -> DataLoader[Any]:
-        """Return the loader with another column."""
+    def _with_logits(self, given: DataLoader[Any], with_noise: bool) -> DataLoader[Any]:
+        """Return the loader with another column; with the noise that is drawn once, if any."""
         dataset = given.dataset
         if isinstance(dataset, ImageDataset) and isinstance(self.data, ImageDataModule):
             is_test = dataset.pixels is self.data.test_images.pixels
             z_NTC = (self._test if is_test else self._train)[dataset.logit_index().cpu()]
-            more = WithColumns(dataset, target(z_NTC))
-            return DataLoader(more, sampler=given.sampler, batch_size=None)
-        z_NTC = torch.stack([_of_loader(one, given, self.store) for one in self.teachers], dim=1)
-        return _with_column(given, target(z_NTC))
+            columns = WithColumns(dataset, self._target(z_NTC, with_noise))
+            return DataLoader(columns, sampler=given.sampler, batch_size=None)
+        z_NTC = torch.stack([_of_loader(net, given, self.store) for net in self.teachers], dim=1)
+        return _with_column(given, self._target(z_NTC, with_noise))
+
+    def _target(self, z_NTC: Tensor, with_noise: bool) -> Tensor:
+        if self.method is None:
+            return z_NTC[:, 0] if z_NTC.shape[1] == 1 else z_NTC
+        if with_noise:
+            return self.method.fixed_target(z_NTC, keyed_generator(self.seed, "frozen noise"))
+        return self.method.clean_target(z_NTC)
 
 
 def stacked_logits(
@@ -139,12 +134,7 @@ def stacked_logits(
     """Return the teachers' logits of all views, [V * M, T, C], and of the test images, [N, T, C].
 
     For a method with passes T is one more than their number: the pass without dropout comes first.
-
-    Args:
-        teachers: trained, on any device.
-        data: the images, set up.
-        folder: of the store.
-        method: with the passes; None for none.
+    ``folder`` is the store's.
     """
     each = [cached_logits(teacher, data, folder) for teacher in teachers]
     train, test = (torch.stack([one[part] for one in each], dim=1) for part in ("train", "test"))
@@ -156,11 +146,6 @@ def stacked_logits(
 
 def cached_logits(teacher: nn.Module, data: ImageDataModule, folder: Path) -> dict[str, Tensor]:
     """Return the teacher's logits, float32, in eval mode, from the store or computed for it.
-
-    Args:
-        teacher: the trained teacher.
-        data: the images and their preprocessing.
-        folder: of the store.
 
     Returns:
         ``train``: of all V views of all M images that may be trained on, [V * M, C], view after
@@ -182,27 +167,21 @@ def cached_logits(teacher: nn.Module, data: ImageDataModule, folder: Path) -> di
 
 
 def cached_passes(fickle: nn.Module, passes: int, data: ImageDataModule, folder: Path) -> Tensor:
-    """Return the logits of a teacher with active dropout, [V * M, passes, C], each pass kept.
-
-    Args:
-        fickle: as :func:`noisy_kd.model.network.with_active_dropout` makes it.
-        passes: how many.
-        data: the images.
-        folder: of the store.
-    """
+    """Return the logits of a teacher with active dropout, [V * M, passes, C], each pass kept."""
     device = _device(fickle)
     made_by = _made_by(fickle, data) | {"images": data.digest, "dropout": True}
     made_by["device"] = device.type  # its generator draws other masks than another's
 
-    def make(number: int) -> dict[str, object]:
+    def make(number: int, _: Path) -> dict[str, object]:
         set_dropout_generator(fickle, keyed_generator(number, "teacher pass", device=device))
         return {"tensors": {"train": _pass(fickle, data.all_views())}, "facts": {"pass": number}}
 
-    each = [
-        stores.get_or_make(folder, "logits", {**made_by, "pass": n}, lambda _, n=n: make(n))[0]  # type: ignore[misc]
-        for n in range(passes)
-    ]
-    return torch.stack([one["train"] for one in each], dim=1)
+    logits = []
+    for number in range(passes):
+        key = made_by | {"pass": number}
+        tensors, _ = stores.get_or_make(folder, "logits", key, partial(make, number))
+        logits.append(tensors["train"])
+    return torch.stack(logits, dim=1)
 
 
 def predict_logits(net: nn.Module, dataset: ImageDataset) -> Tensor:
@@ -296,23 +275,11 @@ def _check_repeatable(batches: DataLoader[Any]) -> None:
 
 def _with_column(given: DataLoader[Any], z: Tensor) -> DataLoader[Any]:
     dataset: Dataset[Any] = WithColumns(given.dataset, z)
-    if type(given.batch_sampler) is BatchSampler:
-        batches: dict[str, Any] = {
-            "batch_size": given.batch_size,
-            "sampler": given.sampler,
-            "drop_last": given.drop_last,
-        }
-    else:
-        batches = {"batch_sampler": given.batch_sampler}
-    return DataLoader(
-        dataset,
-        num_workers=given.num_workers,
-        collate_fn=partial(_collate, given.collate_fn),
-        pin_memory=given.pin_memory,
-        persistent_workers=given.persistent_workers,
-        generator=given.generator,
-        **batches,
-    )
+    keys = ["num_workers", "pin_memory", "persistent_workers", "generator"]
+    is_usual = type(given.batch_sampler) is BatchSampler
+    keys += ["batch_size", "sampler", "drop_last"] if is_usual else ["batch_sampler"]
+    collate = partial(_collate, given.collate_fn)
+    return DataLoader(dataset, collate_fn=collate, **{key: getattr(given, key) for key in keys})
 
 
 def _collate(collate: Callable[[list[Any]], Any], items: list[tuple[Any, ...]]) -> tuple[Any, ...]:

@@ -35,11 +35,6 @@ class Numerics:
     precision: str
     fast: bool
 
-    @property
-    def precision_name(self) -> str:
-        """For people."""
-        return {"32": "float32", "bf16": "bfloat16 (mixed)"}[self.precision]
-
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""
         if self.precision == "bf16":
@@ -108,13 +103,7 @@ class Numerics:
 
 
 def set_up(precision: str, fast: bool, device: torch.device) -> Numerics:
-    """Return how to compute, and set what is global: matrix products, the allocator.
-
-    Args:
-        precision: ``32`` or ``bf16``.
-        fast: whether to use what makes the device fast.
-        device: where the networks will run.
-    """
+    """Return how to compute, and set what is global: matrix products, the allocator."""
     if fast:
         # Adam's averages of gradients that are mostly zero sink below the normal range, where a
         # processor is slow. First, because threads inherit it when they are made.

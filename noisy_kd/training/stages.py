@@ -34,17 +34,12 @@ from noisy_kd.training.teacher import TeacherTraining
 
 log = logging.getLogger(__name__)
 
+PRECISIONS = {"32": "float32", "bf16": "bfloat16 (mixed)"}
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """Runs that are trained side by side, and what they share; nothing is trained yet.
-
-    Args:
-        runs: they differ only in method, seed, dropout and optimiser.
-        data: the images, on the device.
-        numerics: how networks are computed.
-        teachers: untrained; those of every run.
-    """
+    """Runs that are trained side by side, and what they share; nothing is trained yet."""
 
     runs: list[Run]
     data: ImageDataModule
@@ -140,10 +135,6 @@ def _images(config: Config) -> ImageDataModule:
 def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
     """Return the teachers, trained if need be, and their logits; None for a method without one.
 
-    Args:
-        prepared: the runs.
-        logs: folder of the curves of the teacher's training.
-
     Raises:
         InputError: if a checkpoint does not fit.
         TrainingError: if a teacher's loss is no longer finite.
@@ -166,11 +157,12 @@ def summary(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
     noise = ", ".join(f"{k} {config.method[k]:g}" for k in ("alpha", "sigma") if k in config.method)
     method = f"{config.method_name} ({noise})" if noise else config.method_name
     count = len(data.training_set(data.subset))
+    precision = PRECISIONS[numerics.precision]
     return (
         f"{config.data.name}: {count:,} training samples, {len(data.val_rows):,} validation and "
         f"{len(data.test_images):,} test images\n"
         f"{method}: {config.teacher_name} -> {config.student_name}, seed {config.seed}, "
-        f"{config.trainer.max_epochs} epochs on {numerics.device} in {numerics.precision_name}"
+        f"{config.trainer.max_epochs} epochs on {numerics.device} in {precision}"
     )
 
 

@@ -75,16 +75,7 @@ def train_students(
     numerics: Numerics,
     refresh: Callable[[], None] | None = None,
 ) -> list[TrainedStudent]:
-    """Train one student per run, all on the same batches of the same images.
-
-    Args:
-        runs: they differ only in method, seed, dropout and optimiser.
-        directories: where each writes its checkpoint and its curves.
-        data: the images, on the device.
-        taught: the teacher and its logits, None for a method without one.
-        numerics: how networks are computed.
-        refresh: is called after every epoch in place of a progress bar.
-    """
+    """Train one student per run, all on the same batches of the same images."""
     config, dataset = runs[0].config, data.training_set(data.subset)
     z_NTC = None
     if taught is not None:
@@ -142,9 +133,7 @@ def _distiller(
         student,
         teacher,
         method,
-        optimizer=build.optimizer(
-            settings._target_, settings.lr, settings.weight_decay, numerics, settings.arguments
-        ),
+        optimizer=build.optimizer(settings, numerics),
         schedule=settings.schedule,
         seed=seed,
         averaging=settings.averaging,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisy_kd.config import Config
+from noisy_kd.config import Config, Optimizer
 from noisy_kd.data import ImageDataModule, loader
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.method import methods
@@ -139,8 +139,8 @@ class TeacherTraining:
         teacher = self.config.teacher
         shift = RandomShift(teacher.shift) if teacher.shift else None
         method = replace(methods.supervised(), labels=self.label_noise, input=shift)
-        rates = (teacher.lr, teacher.weight_decay)
-        adam = build.optimizer("torch.optim.Adam", *rates, self.numerics)
+        settings = Optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay)
+        adam = build.optimizer(settings, self.numerics)
         distiller = Distiller(
             net, method=method, optimizer=adam, schedule=teacher.schedule, seed=teacher.seed
         )
