@@ -121,7 +121,7 @@ def test_no_file_is_too_long(file):
     [
         ("noisy_kd", ("torch", "lightning", "hydra")),
         ("noisy_kd.config, noisy_kd.runs, noisy_kd.runs.identity", ("torch", "lightning", "hydra")),
-        ("noisy_kd.runs.store, noisy_kd.cli.report, noisy_kd.cli.describe", ("torch",)),
+        ("noisy_kd.data.store, noisy_kd.cli.report, noisy_kd.cli.describe", ("torch",)),
         ("noisy_kd.cli.train, noisy_kd.cli.summary, noisy_kd.sweep.launch", ("torch",)),
     ],
 )

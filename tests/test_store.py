@@ -11,7 +11,7 @@ from commands import command
 from filelock import FileLock
 
 from noisy_kd.errors import InputError
-from noisy_kd.runs import store
+from noisy_kd.data import store
 
 MADE_BY = {"data": "digits", "layers": "FC10", "seed": 0}
 

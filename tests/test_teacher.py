@@ -7,7 +7,7 @@ from noisy_kd.data import DigitsDataModule
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.method import noise
 from noisy_kd.model.network import network, notation_of
-from noisy_kd.runs import store as store_module
+from noisy_kd.data import store as store_module
 from noisy_kd.runs.identity import identity
 from noisy_kd.training import build
 from noisy_kd.training import teacher as teacher_module

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from noisy_kd.errors import InputError
-from noisy_kd.runs.store import clean, differing, entries, in_words
+from noisy_kd.data.store import clean, differing, entries, in_words
 
 
 def main() -> None:

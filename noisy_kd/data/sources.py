@@ -5,7 +5,6 @@ Shapes: N images, C channels, H x W pixels; labels are int64 in [0, classes).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ import torch
 from torch import Tensor
 
 from noisy_kd.errors import InputError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,19 @@ class Source:
     """A data set as it is published: what may be trained on, the test set, the class names.
 
     ``first_part`` is how many of the first training images are SVHN's ``train``; the rest are
-    ``extra``. ``digests`` are the fingerprints of training and test images, where they are known.
+    ``extra``. Of a folder the last training images are those of its validation set (``val``), then
+    those without a label, -1 (``unlabelled``); ``digest`` is its fingerprint, and ``bits`` are
+    those that 16-bit files use.
     """
 
     train: Images
     test: Images
     classes: tuple[str, ...]
     first_part: int = 0
-    digests: tuple[str, str] | None = None
+    val: int = 0
+    unlabelled: int = 0
+    digest: str | None = None
+    bits: int | None = None
 
 
 DIGITS = tuple(str(i) for i in range(10))
@@ -156,31 +158,6 @@ def svhn(root: Path) -> Source:
     return _checked("SVHN", source, (3, 32, 32), where)
 
 
-def folder(root: Path) -> Source:
-    """One's own images: ROOT/train/<class>/*.png and ROOT/test/<class>/*.png, all of one size.
-
-    Grey if every image is, else RGB.
-
-    Raises:
-        InputError: if the folders, classes, sizes or files are not as they must be.
-    """
-    paths = {part: _image_files(root / part) for part in ("train", "test")}
-    classes = tuple(paths["train"])
-    if tuple(paths["test"]) != classes:
-        raise InputError(
-            f"data.root={root}: train has the classes {', '.join(classes)}, test has "
-            f"{', '.join(paths['test'])}; both need the same class folders."
-        )
-    grey = all([_is_grey(file) for part in paths.values() for fs in part.values() for file in fs])
-    train, test = (_decode(part, "L" if grey else "RGB") for part in paths.values())
-    if train.pixels.shape[1:] != test.pixels.shape[1:]:
-        raise InputError(
-            f"data.root={root}: training images are {_shape(train)}, test images {_shape(test)}; "
-            "all images must share one size."
-        )
-    return Source(train, test, classes)
-
-
 def stratified(
     labels_N: Tensor, size: int, generator: torch.Generator, balanced: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -281,59 +258,5 @@ def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]], chunk: int = 8192) -
     return Images(pixels, torch.from_numpy(np.concatenate([labels for _, labels in parts])))
 
 
-def _image_files(root: Path) -> dict[str, list[Path]]:
-    if not root.is_dir():
-        raise InputError(
-            f"no folder {root}: data=folder reads ROOT/train/<class>/*.png and "
-            "ROOT/test/<class>/*.png; name ROOT by data.root=DIR."
-        )
-    files = {d.name: sorted(d.glob("*.png")) for d in sorted(root.iterdir()) if d.is_dir()}
-    others = [file for name in files for file in (root / name).iterdir() if file.suffix != ".png"]
-    if others:
-        log.warning("%d files below %s are left out: they are no .png.", len(others), root)
-    empty = [name for name, found in files.items() if not found]
-    if empty or len(files) < 2:
-        trouble = f"{root / empty[0]} has no *.png" if empty else f"{root} has fewer than 2 classes"
-        raise InputError(f"{trouble}: each class needs a folder of images, {root}/<class>/*.png.")
-    return files
-
-
-def _is_grey(file: Path) -> bool:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                raise InputError(f"{file} has pixels of mode {image.mode}: save it with 8 bits.")
-            return image.mode in ("1", "L", "LA")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(f"{file} cannot be read as an image: replace or remove it.") from error
-
-
-def _decode(files: dict[str, list[Path]], mode: str) -> Images:
-    from PIL import Image
-
-    pixels: list[Tensor] = []
-    for file in (file for found in files.values() for file in found):
-        try:
-            with Image.open(file) as image:
-                array = np.array(image.convert(mode))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{file} cannot be read ({error}): replace or remove it.") from error
-        pixels.append(torch.from_numpy(array).view(*array.shape[:2], -1).permute(2, 0, 1))
-        if pixels[-1].shape != pixels[0].shape:
-            (h, w), (h0, w0) = pixels[-1].shape[1:], pixels[0].shape[1:]
-            raise InputError(
-                f"{file} is {w}x{h} pixels, the images before it {w0}x{h0}: all images must share "
-                "one size."
-            )
-    labels = [i for i, found in enumerate(files.values()) for _ in found]
-    return Images(torch.stack(pixels), torch.tensor(labels))
-
-
 def _rows(images: Images, rows: Tensor) -> Images:
     return Images(images.pixels[rows], images.labels[rows])
-
-
-def _shape(images: Images) -> str:
-    return "x".join(str(n) for n in images.pixels.shape[1:])

@@ -1,0 +1,183 @@
+"""Decode image files: one function for training and for ``noisy-kd predict``.
+
+What is done to the pixels: the EXIF orientation is applied; transparency is composited on white;
+16-bit values are scaled to 8 bits from the range that they use (8, 10, 12, 14 or 16 bits);
+palettes, CMYK and other colour spaces become RGB, or grey; of several frames the first is used.
+Colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from noisy_kd.errors import InputError
+
+Array = np.ndarray[Any, Any]
+
+NOT_IMAGES = {"EPS", "WMF", "GRIB", "HDF5", "BUFR", "MPEG"}
+"""Formats of Pillow that run other programs, or are no images."""
+
+GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F")
+BITS = (8, 10, 12, 14, 16)
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # bytes, of colour profiles
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What decoded images have in common.
+
+    Args:
+        size: (height, width); None keeps the size of the file.
+        channels: 1 (grey) or 3 (RGB).
+        bits: that 16-bit files use; None decides for each file.
+    """
+
+    size: tuple[int, int] | None
+    channels: int
+    bits: int | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image: (height, width) as displayed, and how it stores pixels."""
+
+    size: tuple[int, int]
+    is_grey: bool
+    bits: int | None
+    remarks: tuple[str, ...]
+
+
+def inspect(file: Path) -> Header:
+    """Read the header of an image file (of 16-bit files the pixels, too).
+
+    Raises:
+        InputError: if it cannot be read as an image.
+    """
+    with _opened(file) as image:
+        remarks = []
+        width, height = image.size
+        orientation = image.getexif().get(0x0112, 1)
+        if orientation > 1:
+            remarks.append("turned as its EXIF orientation says")
+        if _has_alpha(image):
+            remarks.append("transparency composited on white")
+        bits = None
+        if (deep := _deep(file, image)) is not None:
+            bits = next(n for n in BITS if int(deep.max()) < 2**n)
+            remarks.append(f"{bits} bits scaled to 8")
+        size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+        return Header(size, _is_grey(image), bits, tuple(remarks))
+
+
+def decode(file: Path, pixels: Pixels) -> Array:
+    """Return the image in a file as uint8 [H, W, C].
+
+    With a size the shorter side is scaled to it, antialiased, and the centre is cut out.
+
+    Raises:
+        InputError: if it cannot be read as an image.
+    """
+    with _opened(file) as image:
+        if pixels.size is not None:  # JPEG decodes at 1/2, 1/4 or 1/8 of the size for less work
+            image.draft(None, (2 * max(pixels.size), 2 * max(pixels.size)))
+        if (deep := _deep(file, image)) is not None:
+            scaled = _scaled_to_8_bits(file, deep, pixels.bits)
+            scaled.getexif().update(image.getexif())  # with its orientation
+            image = scaled
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if _has_alpha(image):
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        image = image.convert("L" if pixels.channels == 1 else "RGB")
+        if pixels.size is not None and image.size != pixels.size[::-1]:
+            image = ImageOps.fit(image, pixels.size[::-1], Image.Resampling.BILINEAR)
+        return np.array(image, dtype=np.uint8).reshape(image.height, image.width, pixels.channels)
+
+
+class _opened:  # noqa: N801 - a context manager, read as a phrase
+    """An image file, whose errors become one line."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> Image.Image:
+        Image.init()
+        formats = [name for name in Image.ID if name not in NOT_IMAGES]
+        try:
+            self.image = Image.open(self.file, formats=formats)
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return self.image
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        self.image.close()
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> InputError:
+        why = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            why = "no image format that Pillow reads"
+        return InputError(f"{self.file} cannot be read as an image ({why[:120]}).")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode == "P":
+        palette = np.array(image.getpalette()).reshape(-1, 3)
+        return bool((palette == palette[:, :1]).all())
+    return image.mode in GREY
+
+
+def _deep(file: Path, image: Image.Image) -> Array | None:
+    """Return the pixels [H, W] or [H, W, C] of an image of more than 8 bits, as integers.
+
+    Pillow keeps only the upper 8 bits of 16-bit colour, so torchvision reads such PNG files.
+    """
+    if image.format == "PNG" and _png_bit_depth(file) == 16:
+        import torch
+        from torchvision.io import ImageReadMode, decode_image
+
+        image.load()  # its errors are clearer
+        content = torch.from_numpy(np.fromfile(file, dtype=np.uint8))
+        return np.asarray(decode_image(content, ImageReadMode.UNCHANGED).permute(1, 2, 0))
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not 0 <= values.min() <= values.max() <= 1:
+            raise InputError(f"{file}: floating-point pixels must lie between 0 and 1.")
+        return (values * 65535).round().astype(np.int32)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{file}: pixels of {values.min()} to {values.max()}: save 16 bits.")
+        return values
+    tags: Any = getattr(image, "tag_v2", {})
+    if max(tags.get(258, (8,))) > 8 and image.format == "TIFF":  # BitsPerSample
+        raise InputError(f"{file} is a colour TIFF of more than 8 bits: save it as PNG.")
+    return None
+
+
+def _png_bit_depth(file: Path) -> int:
+    with file.open("rb") as content:
+        return content.read(25)[24]
+
+
+def _scaled_to_8_bits(file: Path, deep: Array, bits: int | None) -> Image.Image:
+    largest = int(deep.max())
+    bits = bits or next(n for n in BITS if largest < 2**n)
+    if largest >= 2**bits:
+        raise InputError(
+            f"{file} has pixels up to {largest}, but the student was trained on {bits} bits."
+        )
+    values = (deep.astype(np.float32) * (255 / (2**bits - 1))).round().astype(np.uint8)
+    return Image.fromarray(values.squeeze(-1) if values.shape[2:] == (1,) else values)

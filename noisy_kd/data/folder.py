@@ -1,0 +1,343 @@
+"""Images in folders: which files there are, and their pixels, decoded once into the store.
+
+Layouts, where ROOT is the folder::
+
+    ROOT/{train,val,test}/<class>/...    val (valid, validation) and test may be missing
+    ROOT/<class>/...                     no parts: val and test are split off
+    ROOT/unlabelled/...                  beside either: images without a class
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from noisy_kd.data import store as stores
+from noisy_kd.data.dataset import keyed_generator
+from noisy_kd.data.decode import NOT_IMAGES, Header, Pixels, decode, inspect
+from noisy_kd.data.sources import Images, Source, stratified
+from noisy_kd.errors import InputError
+
+log = logging.getLogger(__name__)
+
+ALIASES = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+    **{"unlabelled": "unlabelled", "unlabeled": "unlabelled"},
+}
+PARTS = ("train", "val", "unlabelled", "test")
+IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
+MANY = 1000  # files, for which processes are started
+SHOWN = 10  # broken files that a message names
+TEST_SHARE = 5  # a fifth is the test set where the folder has none
+
+
+@dataclass(frozen=True)
+class File:
+    """An image file: its part of the data set, and its class in NFC (empty without one)."""
+
+    path: Path
+    part: str
+    label: str
+
+
+def read(
+    root: Path, size: int | Sequence[int] | None, on_error: str, store: Path, seed: int
+) -> Source:
+    """Return the images of a folder, decoded in parallel the first time, then from the store.
+
+    The pixels are mapped from a file, so they need not fit into memory.
+
+    Args:
+        root: the folder.
+        size: of all images: N for N x N, or [H, W]; None if all have the same.
+        on_error: ``fail``, or ``skip`` to leave out files that cannot be read.
+        store: folder of the store.
+        seed: decides the test set, where the folder has none.
+
+    Raises:
+        InputError: naming the files, classes or sizes that are not as they must be.
+    """
+    files = list_files(root)
+    made_by: dict[str, Any] = {
+        "data": "folder",
+        "layers": "",
+        "content": content_digest(root, store),
+    }
+    made_by |= {"size": str(size), "on_error": on_error}
+    if not any(file.part == "test" for file in files):
+        files = _with_test_set(files, seed)
+        made_by["test_seed"] = seed
+    tensors, facts = stores.get_or_make(
+        store, "images", made_by, lambda work: _decoded(files, root, size, on_error, work)
+    )
+    counts = facts["counts"]
+    end = len(tensors["labels"]) - counts["test"]
+    train, test = (
+        Images(tensors["pixels"][part], tensors["labels"][part])
+        for part in (slice(0, end), slice(end, None))
+    )
+    digest = hashlib.sha256(str(sorted(made_by.items())).encode()).hexdigest()[:32]
+    return Source(
+        train,
+        test,
+        tuple(facts["classes"]),
+        digest=digest,
+        val=counts["val"],
+        unlabelled=counts["unlabelled"],
+        bits=facts["bits"],
+    )
+
+
+def list_files(root: Path) -> list[File]:
+    """Return the image files below a folder: part after part, class after class.
+
+    Raises:
+        InputError: if there are fewer than two classes, or their folders do not match.
+    """
+    root = root.expanduser()
+    if not root.is_dir():
+        raise InputError(f"data.root={root}: there is no such folder.")
+    folders = {entry.name: entry for entry in _entries(root) if entry.is_dir()}
+    parts = {ALIASES[n.lower()]: path for n, path in folders.items() if n.lower() in ALIASES}
+    if "train" not in parts and {"val", "test"} & parts.keys():
+        raise InputError(f"data.root={root} has {', '.join(folders)}, but no folder train.")
+    files: list[File] = []
+    others: Counter[str] = Counter()
+    for part in PARTS:
+        if part == "unlabelled" and part in parts:
+            files += [File(path, part, "") for path in _images(parts[part], others)]
+            continue
+        if part in parts:
+            classes = [entry for entry in _entries(parts[part]) if entry.is_dir()]
+        elif part == "train":
+            classes = [path for name, path in folders.items() if name.lower() not in ALIASES]
+        else:
+            continue
+        for folder in classes:
+            name = unicodedata.normalize("NFC", folder.name)
+            files += [File(path, part, name) for path in _images(folder, others)]
+        empty = {unicodedata.normalize("NFC", folder.name) for folder in classes}
+        empty -= {file.label for file in files if file.part == part}
+        if empty and part == "train":
+            found = ", ".join(f"{count} {ending}" for ending, count in others.items())
+            hint = f" ({found} found, which are no images)" if found else ""
+            raise InputError(f"data.root={root}: no images of {_some(empty)}{hint}.")
+    if others:
+        text = ", ".join(f"{count} {ending}" for ending, count in others.items())
+        log.info("%s: files ignored, by their ending no images: %s.", root, text)
+    _check_classes(files, root)
+    return sorted(files, key=lambda f: (PARTS.index(f.part), f.label, _normal(f.path)))
+
+
+def _check_classes(files: list[File], root: Path) -> None:
+    classes = {part: {f.label for f in files if f.part == part} for part in PARTS}
+    if len(classes["train"]) < 2:
+        found = ", ".join(sorted(classes["train"])) or "none"
+        raise InputError(
+            f"data.root={root} needs two classes at least, a folder of images for each "
+            f"(ROOT/<class>/... or ROOT/train/<class>/...); found: {found}."
+        )
+    for part in ("val", "test"):
+        if unknown := classes[part] - classes["train"]:
+            raise InputError(f"data.root={root}: {part} has {_some(unknown)}, train has not.")
+        if classes[part] and (missing := classes["train"] - classes[part]):
+            log.warning("%s: %s has no images of %s.", root, part, _some(missing))
+
+
+def content_digest(root: Path, store: Path) -> str:
+    """Return a fingerprint of the names and the content of all image files below a folder.
+
+    It is remembered in the store for files of the same sizes and times of change.
+    """
+    root = root.expanduser()
+    files = list_files(root)
+    states = hashlib.sha256()
+    for file in files:
+        stat = file.path.stat()
+        state = (file.path, file.part, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        states.update(repr(state).encode())
+    known = store / "folders" / states.hexdigest()[:32]
+    if known.exists():
+        return known.read_text()
+    fingerprint = hashlib.sha256()
+    for k, digest in _parallel(_digest, files, "hashing files"):
+        name = f"{files[k].part}/{files[k].label}/{_normal(files[k].path.relative_to(root))}"
+        fingerprint.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    known.parent.mkdir(parents=True, exist_ok=True)
+    temporary = known.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(fingerprint.hexdigest()[:32])
+    temporary.replace(known)
+    return known.read_text()
+
+
+def _decoded(
+    files: list[File], root: Path, size: int | Sequence[int] | None, on_error: str, work: Path
+) -> dict[str, Any]:
+    """Return the pixels and labels of all files, for the store."""
+    paths = [file.path for file in files]
+    headers = [header for _, header in _parallel(inspect, paths, "reading headers")]
+    broken = {k: one for k, one in enumerate(headers) if isinstance(one, InputError)}
+    if not broken:
+        wanted = _pixels(headers, root, size)
+        assert wanted.size is not None
+        shape = (len(files), wanted.channels, *wanted.size)
+        pixels = np.memmap(work / "pixels", dtype=np.uint8, mode="w+", shape=shape)
+        for k, image in _parallel(partial(decode, pixels=wanted), paths, "decoding images"):
+            if isinstance(image, InputError):
+                broken[k] = image
+            else:
+                pixels[k] = image.transpose(2, 0, 1)
+    if broken:
+        if on_error != "skip":
+            raise InputError(
+                f"{_first(broken.values())} Replace or remove {len(broken)} files, or leave them "
+                "out by data.on_error=skip."
+            )
+        log.warning("%d files are left out: %s", len(broken), _first(broken.values()))
+        good = [file for k, file in enumerate(files) if k not in broken]
+        return _decoded(good, root, size, on_error, work)
+    _remark(headers, pixels)
+    classes = sorted({file.label for file in files if file.label})
+    index = {name: k for k, name in enumerate(classes)} | {"": -1}
+    labels = torch.tensor([index[file.label] for file in files])
+    counts = {part: sum(file.part == part for file in files) for part in PARTS}
+    facts = {"classes": classes, "counts": counts, "bits": wanted.bits}
+    return {"tensors": {"pixels": torch.from_numpy(pixels), "labels": labels}, "facts": facts}
+
+
+def _pixels(headers: list[Header], root: Path, size: int | Sequence[int] | None) -> Pixels:
+    """Return what all images are decoded to.
+
+    Raises:
+        InputError: if they differ in size, and none is given.
+    """
+    bits = max((header.bits for header in headers if header.bits), default=None)
+    channels = 1 if all(header.is_grey for header in headers) else 3
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        return Pixels((height, width), channels, bits)
+    sizes = Counter(header.size for header in headers)
+    if len(sizes) > 1:
+        shown = ", ".join(f"{w}x{h} ({n})" for (h, w), n in sizes.most_common(3))
+        more = f" and {len(sizes) - 3} others" if len(sizes) > 3 else ""
+        raise InputError(
+            f"data.root={root} has images of {len(sizes)} sizes, {shown}{more}: choose one, for "
+            "example data.size=64."
+        )
+    return Pixels(next(iter(sizes)), channels, bits)
+
+
+def _remark(headers: list[Header], pixels: np.ndarray[Any, Any]) -> None:
+    remarks = Counter(remark for header in headers for remark in header.remarks)
+    for remark, count in remarks.items():
+        log.info("%d images: %s.", count, remark)
+    if all(image.min() == image.max() for image in pixels[:SHOWN]):
+        log.warning("The first %d images are each of one colour only.", len(pixels[:SHOWN]))
+
+
+def _with_test_set(files: list[File], seed: int) -> list[File]:
+    """Move a stratified fifth of the training files into the test set."""
+    train = [file for file in files if file.part == "train"]
+    index = {name: k for k, name in enumerate(sorted({file.label for file in train}))}
+    labels = torch.tensor([index[file.label] for file in train])
+    rows, _ = stratified(labels, len(train) // TEST_SHARE, keyed_generator(seed, "test split"))
+    test = {train[row] for row in rows.tolist()}
+    rest = [file for file in files if file not in test]
+    return rest + [replace(file, part="test") for file in train if file in test]
+
+
+def _first(errors: Collection[InputError]) -> str:
+    shown = " ".join(map(str, list(errors)[:SHOWN]))
+    return shown + (f" And {len(errors) - SHOWN} more." if len(errors) > SHOWN else "")
+
+
+class _Calls(Dataset[Any]):
+    """The results of a function for each item; an InputError counts as a result."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+        self.function, self.items = function, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, k: int) -> Any:
+        try:
+            return self.function(self.items[k])
+        except InputError as error:
+            return error
+
+
+def _parallel(
+    function: Callable[[Any], Any], items: Sequence[Any], what: str
+) -> Iterator[tuple[int, Any]]:
+    """Yield the index and the result, or the error, of each item, with a progress bar.
+
+    Many items are shared out to the worker processes of a DataLoader.
+    """
+    many = len(items) >= MANY
+    workers = (os.cpu_count() or 1) if many else 0
+    loader = DataLoader(
+        _Calls(function, items), batch_size=64, num_workers=workers, collate_fn=list
+    )
+    console = Console(stderr=True)
+    hidden = not many or not console.is_terminal
+    batches = track(loader, what, len(loader), console=console, disable=hidden, transient=True)
+    yield from enumerate(result for batch in batches for result in batch)
+
+
+def _digest(file: File) -> str:
+    with file.path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, without hidden files and those of operating systems."""
+    return sorted(
+        p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in IGNORED
+    )
+
+
+def _images(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """Return the image files at any depth of a folder, by their endings; count the others."""
+    endings = _endings()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [n for n in folders if not n.startswith(".") and n not in IGNORED]
+        for name in names:
+            if name.startswith(".") or name in IGNORED:
+                continue
+            ending = os.path.splitext(name)[1].lower()
+            if not ending or ending in endings:
+                yield Path(place, name)
+            else:
+                others[ending] += 1
+
+
+def _endings() -> set[str]:
+    formats = Image.registered_extensions()
+    return {ending for ending, name in formats.items() if name not in NOT_IMAGES}
+
+
+def _normal(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path))
+
+
+def _some(names: set[str]) -> str:
+    """Return class names for a message, three at most."""
+    shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+    return f"the class {shown}" if len(names) == 1 else f"{len(names)} classes ({shown})"
