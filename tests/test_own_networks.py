@@ -19,8 +19,8 @@ from noisy_kd.model.modules import instantiate, logits_of
 from noisy_kd.model.network import architecture, network, with_active_dropout
 from noisy_kd.runs.identity import config_hash, run_name
 from noisy_kd.training import build
+from noisy_kd.training.checkpoints import read_checkpoint
 from noisy_kd.training.stages import prepare, run
-from noisy_kd.training.teacher import read_checkpoint
 
 SMALL, RANDOM = "own_nets.Small", "own_nets.Random"
 SHAPE = (1, 8, 8)

@@ -10,8 +10,8 @@ import torch
 from commands import command
 from filelock import FileLock
 
-from noisy_kd.errors import InputError
 from noisy_kd.data import store
+from noisy_kd.errors import InputError
 
 MADE_BY = {"data": "digits", "layers": "FC10", "seed": 0}
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from noisy_kd.data import DigitsDataModule
+from noisy_kd.data import store as store_module
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.method import noise
 from noisy_kd.model.network import network, notation_of
-from noisy_kd.data import store as store_module
 from noisy_kd.runs.identity import identity
 from noisy_kd.training import build
 from noisy_kd.training import teacher as teacher_module
@@ -15,7 +15,7 @@ from noisy_kd.training.checks import check_shift, check_teacher
 from noisy_kd.training.logits import predict_logits
 from noisy_kd.training.numerics import Numerics
 from noisy_kd.training.stages import count_errors
-from noisy_kd.training.teacher import TeacherTraining, read_checkpoint
+from noisy_kd.training.teacher import TeacherTraining
 
 
 @pytest.fixture
@@ -138,52 +138,6 @@ def test_a_teachers_images_are_moved(short, digits, trained, monkeypatch):
 @pytest.fixture
 def net():
     return network("FC5-FC10", (1, 8, 8), seed=3)
-
-
-@pytest.mark.parametrize("prefix", ["", "model.", "student.net."])
-@pytest.mark.parametrize("lightning", [True, False])
-def test_a_checkpoint_is_read_from_a_state_dict_or_lightnings_file(
-    tmp_path, net, prefix, lightning
-):
-    weights = {prefix + name: value for name, value in net.state_dict().items()}
-    extra = {"other.weight": torch.zeros(3)}
-    content = {"state_dict": weights | extra, "epoch": 3} if lightning else weights
-    torch.save(content, tmp_path / "t.ckpt")
-    found = read_checkpoint(tmp_path / "t.ckpt", network("FC5-FC10", (1, 8, 8)))
-    for name, value in net.state_dict().items():
-        assert torch.equal(found[name], value)
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, net):
-    torch.save(net.state_dict(), tmp_path / "t.pt")
-    for other in ("FC6-FC10", "FC5-FC5-FC10", "[C3(S1P1)@4]-FC10"):
-        with pytest.raises(InputError, match="of another architecture"):
-            read_checkpoint(tmp_path / "t.pt", network(other, (1, 8, 8)))
-
-
-def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_is_unpickled(tmp_path, net):
-    (tmp_path / "text.pt").write_text("hello")
-    torch.save(net, tmp_path / "module.pt")  # a pickled module could run code
-    torch.save([1, 2], tmp_path / "list.pt")
-    for name in ("text.pt", "module.pt", "list.pt"):
-        with pytest.raises(InputError, match="cannot be read as a state dict"):
-            read_checkpoint(tmp_path / name, net)
-
-
-def test_checkpoints_with_more_layers_or_infinite_values_are_refused(tmp_path, net):
-    weights = net.state_dict()
-    torch.save(weights | {"9.weight": torch.zeros(3)}, tmp_path / "more.pt")
-    torch.save(weights | {"1.bias": torch.full((5,), torch.nan)}, tmp_path / "nan.pt")
-    torch.save(dict.fromkeys(weights, 3), tmp_path / "ints.pt")
-    torch.save({"model": weights, "epoch": 3}, tmp_path / "nested.pt")
-    for name, what in {
-        "more": "no 9.weight",
-        "nested": r"not only tensors \(model, epoch\): save the state dict alone",
-        "nan": "not finite",
-        "ints": r"not only tensors \(1.weight",
-    }.items():
-        with pytest.raises(InputError, match=what):
-            read_checkpoint(tmp_path / f"{name}.pt", net)
 
 
 def test_a_teacher_that_diverges_is_not_stored(short, trained, tmp_path):

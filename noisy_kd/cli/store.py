@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from noisy_kd.errors import InputError
 from noisy_kd.data.store import clean, differing, entries, in_words
+from noisy_kd.errors import InputError
 
 
 def main() -> None:

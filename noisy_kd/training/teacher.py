@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from noisy_kd.config import Config, Optimizer
-from noisy_kd.data import ImageDataModule, loader
-from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.data import ImageDataModule, loader, store
+from noisy_kd.errors import TrainingError
 from noisy_kd.method import methods
 from noisy_kd.method.noise import RandomLabels, RandomShift
 from noisy_kd.model.batch_norm import folded, with_batch_norm
 from noisy_kd.model.network import architecture, draws_globally
-from noisy_kd.data import store
 from noisy_kd.training import build
 from noisy_kd.training.callbacks.logs import close
+from noisy_kd.training.checkpoints import read_checkpoint
 from noisy_kd.training.distiller import Distiller
 from noisy_kd.training.fit import TrainingSamples, fit_runs
 from noisy_kd.training.numerics import Numerics
@@ -152,53 +150,3 @@ class TeacherTraining:
 def frozen(net: nn.Module) -> nn.Module:
     """The net in eval mode, none of its weights open to gradients."""
     return net.eval().requires_grad_(False)
-
-
-def read_checkpoint(file: Path, net: nn.Module) -> dict[str, Tensor]:
-    """The weights in a state dict or a Lightning checkpoint, for this net.
-
-    A common prefix of the names (``model.``, ``net.``) is taken off. Nothing is unpickled but
-    tensors and plain values.
-
-    Raises:
-        InputError: if the file cannot be read safely or belongs to another architecture.
-    """
-    try:
-        content: Any = torch.load(file, weights_only=True, map_location="cpu")
-        content = content.get("state_dict", content)
-        weights = {str(name): value for name, value in content.items()}
-    except Exception as error:  # torch raises many kinds; all mean an unusable file
-        raise InputError(
-            f"teacher.checkpoint={file} cannot be read as a state dict or a Lightning checkpoint "
-            f"({type(error).__name__}): save it by torch.save(net.state_dict(), FILE)."
-        ) from error
-    others = [name for name, value in weights.items() if not isinstance(value, Tensor)]
-    if others:
-        raise InputError(
-            f"teacher.checkpoint={file} holds not only tensors ({', '.join(others[:3])}): "
-            "save the state dict alone, torch.save(net.state_dict(), FILE)."
-        )
-    expected = net.state_dict()
-    first = next(iter(expected))
-    prefix = next((name[: -len(first)] for name in weights if name.endswith(first)), "")
-    found = {name: weights.get(prefix + name) for name in expected}
-    for name, value in found.items():
-        if value is None or value.shape != expected[name].shape:
-            there = "nothing" if value is None else tuple(value.shape)
-            raise InputError(
-                f"teacher.checkpoint={file} is of another architecture than the teacher: {name} "
-                f"should be {tuple(expected[name].shape)}, the file has {there}."
-            )
-        if not value.isfinite().all():
-            raise InputError(f"teacher.checkpoint={file}: {name} holds values that are not finite.")
-    # Beside a network in the paper's notation, with numbers for names, a file may hold others.
-    pattern = re.escape(prefix) + (r"\d+\." if type(net) is nn.Sequential else "")
-    extra = [
-        name for name in weights if re.match(pattern, name) and name[len(prefix) :] not in expected
-    ]
-    if extra:
-        raise InputError(
-            f"teacher.checkpoint={file} is of another architecture than the teacher, which has no "
-            f"{extra[0]}."
-        )
-    return found  # type: ignore[return-value]

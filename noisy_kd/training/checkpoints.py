@@ -1,0 +1,207 @@
+"""Weights from elsewhere: every common way of saving them, read without running their code."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noisy_kd.errors import InputError
+
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+"""What DataParallel, DDP and torch.compile add to names."""
+
+COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
+"""Last parts of names that may be missing or left over: BatchNorm's counters, profilers' results"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Tensors in a file that have the names and shapes of a network."""
+
+    key: str
+    weights: dict[str, Tensor]
+
+
+def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[str, Tensor]:
+    """Return the weights for a network from a checkpoint file.
+
+    Safetensors, a state dict, or one at any place of a training or Lightning checkpoint, under any
+    prefix (``model.``, ``net.``, ``module.``). Only tensors and plain values are unpickled.
+
+    Args:
+        file: the checkpoint.
+        net: the network.
+        key: which weights, if the file has several that fit.
+
+    Raises:
+        InputError: if the file cannot be read, or not exactly one set of weights fits.
+    """
+    place = f"teacher.checkpoint={file}"
+    found = {path: tensors for path, tensors in _state_dicts(_load(file, place))}
+    if not found:
+        raise InputError(
+            f"{place} holds no tensors: save it by torch.save(net.state_dict(), FILE)."
+        )
+    fits = [fit for path, tensors in found.items() for fit in _fits(path, tensors, net)]
+    keys = ", ".join(fit.key or "(the whole file)" for fit in fits)
+    if key is not None:
+        chosen = [fit for fit in fits if fit.key == key]
+        if not chosen:
+            raise InputError(
+                f"teacher.checkpoint_key={key}: no such weights for the teacher in {file}; there "
+                f"are: {keys or 'none'}."
+            )
+        fits = chosen
+    if not fits:
+        raise InputError(f"{place} is of another architecture than the teacher: {_why(found, net)}")
+    first = fits[0]
+    if any(not _equal(first.weights, other.weights) for other in fits[1:]):
+        raise InputError(
+            f"{place} holds several weights that fit the teacher: {keys}; choose by "
+            "teacher.checkpoint_key=..."
+        )
+    for name, value in first.weights.items():
+        if not value.isfinite().all():
+            raise InputError(f"{place}: {name} holds values that are not finite.")
+    return first.weights
+
+
+def _load(file: Path, place: str) -> Any:
+    """Return the content of a file: tensors, mappings, lists; other objects are left empty."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        try:
+            return torch.load(file, weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError:  # it holds other objects, too
+            reader = SimpleNamespace(__name__="", Unpickler=_TensorsOnly, load=_load_pickle)
+            return torch.load(file, pickle_module=reader, weights_only=False, map_location="cpu")
+    except ImportError as error:
+        raise InputError(f"{place} needs a package: pip install safetensors.") from error
+    except Exception as error:  # torch raises many types; all mean an unusable file
+        why = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{place} cannot be read ({type(error).__name__}: {why}): save it by "
+            "torch.save(net.state_dict(), FILE)."
+        ) from error
+
+
+class _Empty:
+    """Takes the place of every object that is not a tensor or a plain value."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Empty:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+    def __setitem__(self, *_: Any) -> None: ...
+
+    def __call__(self, *_: Any, **__: Any) -> _Empty:
+        return self
+
+    append = extend = add = update = __call__
+
+
+ALLOWED = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+}
+
+
+class _TensorsOnly(pickle.Unpickler):
+    """An unpickler that calls nothing but what tensors are made by."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("torch", "torch.storage") and name.endswith("Storage"):
+            return getattr(torch, name, torch.UntypedStorage)
+        return ALLOWED.get((module, name), _Empty)
+
+
+def _load_pickle(file: Any, **arguments: Any) -> Any:
+    return _TensorsOnly(file, **arguments).load()
+
+
+def _state_dicts(content: Any, path: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield each mapping with tensors in it, and its place in the file."""
+    if not isinstance(content, Mapping):
+        return
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield path, tensors
+    for name, value in content.items():
+        yield from _state_dicts(value, f"{path}.{name}" if path else str(name))
+
+
+def _fits(path: str, tensors: Mapping[str, Tensor], net: nn.Module) -> Iterator[Candidate]:
+    """Yield the parts of a state dict that are the network's: one for each prefix of its names."""
+    expected = net.state_dict()
+    given = {WRAPPERS.sub("", name): value for name, value in tensors.items()}
+    needed = [name for name in expected if not name.endswith(COUNTERS)]
+    if not needed:
+        return
+    longest = max(needed, key=len)
+    ends = [name for name in given if name == longest or name.endswith(f".{longest}")]
+    for prefix in sorted({name[: -len(longest)] for name in ends}):
+        own = {name: given.get(prefix + name, expected[name]) for name in expected}
+        if any(prefix + name not in given for name in needed):
+            continue
+        if any(own[name].shape != expected[name].shape for name in expected):
+            continue
+        if not _left_over(given, prefix, net):
+            yield Candidate(".".join(filter(None, [path, prefix.rstrip(".")])), own)
+
+
+def _left_over(given: Mapping[str, Tensor], prefix: str, net: nn.Module) -> list[str]:
+    """Return names under the prefix that the network does not have.
+
+    Beside a network in the paper's notation, with numbers for names, a file may hold others.
+    """
+    pattern = re.escape(prefix) + (r"\d+\." if type(net) is nn.Sequential else "")
+    own = {prefix + name for name in net.state_dict()}
+    names = [name for name in given if re.match(pattern, name) and name not in own]
+    return [name for name in names if not name.endswith(COUNTERS)]
+
+
+def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def _why(found: Mapping[str, Mapping[str, Tensor]], net: nn.Module) -> str:
+    """Return what keeps the weights that come closest from fitting."""
+    expected = {n: v for n, v in net.state_dict().items() if not n.endswith(COUNTERS)}
+    cleaned = {
+        path: {WRAPPERS.sub("", name): value for name, value in tensors.items()}
+        for path, tensors in found.items()
+    }
+    closest: dict[str, Tensor] = {}
+    prefix, misses = "", list(expected)
+    for given in cleaned.values():
+        for candidate in {name[: -len(e)] for e in expected for name in given if name.endswith(e)}:
+            missing = [name for name in expected if candidate + name not in given]
+            if len(missing) < len(misses) or not closest:
+                closest, prefix, misses = given, candidate, missing
+    closest = closest or max(cleaned.values(), key=len)
+    for name, value in expected.items():
+        there = closest.get(prefix + name)
+        if there is not None and there.shape != value.shape:
+            shapes = f"{tuple(value.shape)}, the file has {tuple(there.shape)}"
+            return f"{name} should be {shapes}."
+    if misses:
+        near = ", ".join(difflib.get_close_matches(misses[0], closest, 3, 0))
+        return f"the file has no {misses[0]}; the closest of its {len(closest)} names: {near}."
+    return f"it has no {_left_over(closest, prefix, net)[0]}."
