@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Tenso
 
 from noisy_kd.cli.arguments import compose
 from noisy_kd.config import Config
-from noisy_kd.data import CIFAR10DataModule, ImageDataModule, MNISTDataModule
+from noisy_kd.data.datamodules import CIFAR10DataModule, ImageDataModule, MNISTDataModule
 from noisy_kd.data.sources import Images, Source
 from noisy_kd.method import LogitNoise, logit_regression
 from noisy_kd.model import complexity

@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.2.0"
 
 _HOMES = {
-    "noisy_kd.data": (
+    "noisy_kd.data.datamodules": (
         "CIFAR10DataModule",
         "DigitsDataModule",
         "ImageFolderDataModule",

@@ -2,11 +2,11 @@
 
 __version__: str
 
-from noisy_kd.data import CIFAR10DataModule as CIFAR10DataModule
-from noisy_kd.data import DigitsDataModule as DigitsDataModule
-from noisy_kd.data import ImageFolderDataModule as ImageFolderDataModule
-from noisy_kd.data import MNISTDataModule as MNISTDataModule
-from noisy_kd.data import SVHNDataModule as SVHNDataModule
+from noisy_kd.data.datamodules import CIFAR10DataModule as CIFAR10DataModule
+from noisy_kd.data.datamodules import DigitsDataModule as DigitsDataModule
+from noisy_kd.data.datamodules import ImageFolderDataModule as ImageFolderDataModule
+from noisy_kd.data.datamodules import MNISTDataModule as MNISTDataModule
+from noisy_kd.data.datamodules import SVHNDataModule as SVHNDataModule
 from noisy_kd.method.method import Method as Method
 from noisy_kd.method.methods import fickle_teacher as fickle_teacher
 from noisy_kd.method.methods import fitnets as fitnets

@@ -50,6 +50,7 @@ class Data:
     seed: int = _checked(0, least=0, most=SEED)
     root: str | None = field(default=None, metadata=PLACE)
     download: bool = field(default=True, metadata=PLACE)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,6 +88,7 @@ class Teacher(Network):
     """Group ``model@teacher`` and how the teacher is trained."""
 
     checkpoint: str | None = None
+    checkpoint_key: str | None = field(default=None, metadata=PLACE)  # counts with a checkpoint
     max_epochs: int = _checked(1, least=1)
     lr: float = _checked(1e-3, above=0)
     weight_decay: float = _checked(0.0, least=0)
@@ -182,7 +184,13 @@ class Config:
         return patience
 
 
-OPEN = {"teacher": Teacher, "student": Student, "optimizer": Optimizer, "trainer": Trainer}
+OPEN = {
+    "data": Data,
+    "teacher": Teacher,
+    "student": Student,
+    "optimizer": Optimizer,
+    "trainer": Trainer,
+}
 """Nodes whose ``_target_`` is somebody else's class: further keys are its arguments."""
 
 

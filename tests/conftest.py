@@ -22,7 +22,7 @@ from noisy_kd.cli import main as cli
 from noisy_kd.cli import train as cli_train
 from noisy_kd.cli.arguments import compose
 from noisy_kd.config import Config
-from noisy_kd.data import DigitsDataModule
+from noisy_kd.data.datamodules import DigitsDataModule
 from noisy_kd.sweep.plugins import add_to_path
 from noisy_kd.training import stages
 from noisy_kd.training.numerics import Numerics

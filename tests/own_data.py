@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from noisy_kd.data import DigitsDataModule
+from noisy_kd.data.datamodules import DigitsDataModule
 
 
 class Standardise(nn.Module):

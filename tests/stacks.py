@@ -4,7 +4,7 @@ import torch
 from lightning import Callback
 
 from noisy_kd.config import Optimizer
-from noisy_kd.data import WithColumns, loader
+from noisy_kd.data.dataset import WithColumns, loader
 from noisy_kd.method import methods
 from noisy_kd.model.network import network
 from noisy_kd.training import build

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from noisy_kd.cli.arguments import compose
 from noisy_kd.config import CONF, Optimizer
-from noisy_kd.data import ImageDataModule
+from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model.device import choose_device

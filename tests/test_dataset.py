@@ -2,7 +2,7 @@
 
 import torch
 
-from noisy_kd.data import EpochOrder, WithColumns, keyed_generator, loader
+from noisy_kd.data.dataset import EpochOrder, WithColumns, keyed_generator, loader
 
 
 def test_an_epoch_visits_every_sample_once_in_keyed_order():

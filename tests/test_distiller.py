@@ -30,7 +30,7 @@ from noisy_kd import (
     supervised,
     two_teachers,
 )
-from noisy_kd.data import loader
+from noisy_kd.data.dataset import loader
 from noisy_kd.training.fit import TrainingSamples, fit
 from noisy_kd.training.logits import stacked_logits
 from noisy_kd.training.numerics import Numerics

@@ -4,7 +4,7 @@ import pytest
 import torch
 from image_files import write_cifar10
 
-from noisy_kd.data import CIFAR10DataModule
+from noisy_kd.data.datamodules import CIFAR10DataModule
 from noisy_kd.model.network import network
 from noisy_kd.training.logits import cached_logits, predict_logits, weights_digest
 from noisy_kd.training.stages import count_errors

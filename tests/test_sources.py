@@ -5,8 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from image_files import RNG, write_cifar10, write_folder, write_mnist, write_svhn
-from PIL import Image
+from image_files import write_cifar10, write_mnist, write_svhn
 from scipy.io import savemat
 
 from noisy_kd.data import sources
@@ -133,71 +132,6 @@ def test_a_download_that_fails_says_where_the_files_must_lie(tmp_path, monkeypat
     monkeypatch.setattr("torchvision.datasets.utils.download_url", no_network)
     with pytest.raises(InputError, match=rf"no route to host.*must lie at {tmp_path}"):
         getattr(sources, f"download_{name}")(tmp_path)
-
-
-@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
-def test_folder(tmp_path, mode, channels):
-    source = sources.folder(write_folder(tmp_path, mode=mode))
-    assert source.train.pixels.shape == (18, channels, 18, 20)
-    assert source.classes == ("cat", "dog", "owl")
-    with Image.open(tmp_path / "train" / "dog" / "0.png") as image:
-        array = np.array(image).reshape(18, 20, channels).transpose(2, 0, 1)
-    assert np.array_equal(source.train.pixels[6].numpy(), array)
-
-
-def spoil_size(root):
-    Image.new("RGB", (5, 5)).save(root / "train" / "dog" / "3.png")
-
-
-def spoil_file(root):
-    (root / "train" / "dog" / "3.png").write_bytes(b"not a png")
-
-
-def spoil_half(root):
-    file = root / "train" / "dog" / "3.png"
-    file.write_bytes(file.read_bytes()[:200])
-
-
-def spoil_depth(root):
-    pixels = RNG.integers(0, 65536, (18, 20), dtype=np.uint16)
-    Image.fromarray(pixels).save(root / "train" / "dog" / "3.png")
-
-
-def spoil_class(root):
-    (root / "test" / "dog").rename(root / "test" / "fox")
-
-
-def spoil_empty(root):
-    for file in (root / "train" / "dog").iterdir():
-        file.unlink()
-
-
-def spoil_test(root):
-    for file in root.glob("test/*/*.png"):
-        Image.new("RGB", (9, 9)).save(file)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "what"),
-    [
-        (spoil_size, "dog/3.png is 5x5 pixels"),
-        (spoil_file, "3.png cannot be read"),
-        (spoil_half, "3.png cannot be read"),
-        (spoil_depth, "3.png has pixels of mode I;16"),
-        (spoil_class, "same class folders"),
-        (spoil_empty, r"has no \*.png"),
-        (spoil_test, "share one size"),
-    ],
-)
-def test_unusable_folders_are_refused(tmp_path, spoil, what):
-    spoil(write_folder(tmp_path))
-    with pytest.raises(InputError, match=what):
-        sources.folder(tmp_path)
-
-
-def test_no_folder(tmp_path):
-    with pytest.raises(InputError, match="no folder"):
-        sources.folder(tmp_path)
 
 
 def generator():

@@ -12,7 +12,7 @@ import torch
 from lightning import Callback
 from stacks import EPOCHS, distiller, random_logits, train, weights
 
-from noisy_kd.data import EpochOrder, keyed_generator
+from noisy_kd.data.dataset import EpochOrder, keyed_generator
 from noisy_kd.method import methods
 from noisy_kd.model.network import network
 from noisy_kd.training.distiller import SCHEDULES

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from noisy_kd.data import DigitsDataModule
 from noisy_kd.data import store as store_module
+from noisy_kd.data.datamodules import DigitsDataModule
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.method import noise
 from noisy_kd.model.network import network, notation_of

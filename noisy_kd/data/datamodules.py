@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +93,31 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._ready:
             return
         source = self.source or self.read()
-        self.classes, self.first_part = source.classes, source.first_part
+        self.classes, self.first_part, self.bits = source.classes, source.first_part, source.bits
         self.images, self.test_images = source.train, source.test
-        count = len(self.images)
-        size = count // 10 if self.val_size is None else self.val_size
-        if size >= count:
-            raise InputError(f"data.val_size={size} leaves nothing of {count} images to train on.")
-        self.val_rows, self.train_rows = self.split(self.images.labels, size)
+        labelled = len(self.images) - source.unlabelled
+        self.unlabelled_rows = torch.arange(labelled, len(self.images))
+        if source.val:
+            if self.val_size is not None:
+                raise InputError(
+                    f"data.val_size={self.val_size}: {self.root} has a validation set of its own; "
+                    "leave it out."
+                )
+            self.train_rows = torch.arange(labelled - source.val)
+            self.val_rows = torch.arange(labelled - source.val, labelled)
+        else:
+            size = labelled // 10 if self.val_size is None else self.val_size
+            if size >= labelled:
+                text = f"data.val_size={size} leaves nothing of {labelled} images to train on."
+                raise InputError(text)
+            self.val_rows, self.train_rows = self.split(self.images.labels[:labelled], size)
         self.preprocessing = self.fitted_preprocessing()
         kind = preprocessing.kind_of(self.preprocessing)
         preprocessing.restored(
             kind, self.preprocessing.state_dict()
         )  # as a finished run will be read
-        self.published = source
-        self.source_digest, self.test_digest = source.digests or (
-            _digest(self.images, with_labels=True),
-            _digest(self.test_images, with_labels=False),
-        )
-        self.digest = self.source_digest
+        self.digest = source.digest or _digest(self.images, with_labels=True)
+        self.test_digest = source.digest or _digest(self.test_images, with_labels=False)
         if self.label_noise:
             labels = self._noisy_labels()
             self.images = Images(self.images.pixels, labels)
@@ -139,14 +147,18 @@ class ImageDataModule(LightningDataModule, ABC):
             for part in (self.images, self.test_images)
         )
         self.train_rows, self.val_rows = self.train_rows.to(device), self.val_rows.to(device)
+        self.unlabelled_rows = self.unlabelled_rows.to(device)
         self.preprocessing.to(device)
 
-    def training_set(self, subset: int | None = None, key: str = "data.subset") -> ImageDataset:
+    def training_set(
+        self, subset: int | None = None, key: str = "data.subset", unlabelled: bool = False
+    ) -> ImageDataset:
         """The training samples, or those of a stratified subset of so many images.
 
         Args:
             subset: how many; None for all.
             key: of the configuration, for the message.
+            unlabelled: whether images without a label, y = -1, join them.
 
         Raises:
             InputError: if there are not that many images.
@@ -161,6 +173,8 @@ class ImageDataModule(LightningDataModule, ABC):
             labels = self.images.labels[rows].cpu()
             chosen, _ = sources.stratified(labels, subset, keyed_generator(self.seed, "subset"))
             rows = rows[chosen.to(rows.device)]
+        if unlabelled:
+            rows = torch.cat([rows, self.unlabelled_rows])
         return self._dataset(self.images, rows, self.views)
 
     def validation_set(self) -> ImageDataset:
@@ -262,12 +276,51 @@ class CIFAR10DataModule(ImageDataModule):
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """One's own images: ROOT/train/<class>/*.png and ROOT/test/<class>/*.png."""
+    """Images of your own, of any format that Pillow reads, decoded once into a store.
+
+    ``ROOT/{train,val,test}/<class>/...``, where val and test may be missing, or
+    ``ROOT/<class>/...`` alone; what is missing is split off. Images in ``ROOT/unlabelled/...`` have
+    the label -1.
+
+    Args:
+        root: ROOT.
+        size: of all images: N for N x N, or [H, W]; the shorter side is scaled to it and the centre
+            cut out. None if all files have one size.
+        on_error: ``fail`` names the files that cannot be read, ``skip`` leaves them out.
+        store: folder of the decoded images.
+        common: arguments of :class:`ImageDataModule`.
+
+    Raises:
+        InputError: for a wrong argument; from ``setup`` if files, classes or sizes do not fit.
+
+    Example:
+        >>> from noisy_kd import ImageFolderDataModule
+        >>> data = ImageFolderDataModule("pictures", size=64, batch_size=32)
+    """
 
     name = "folder"
 
+    def __init__(
+        self,
+        root: str | Path = "data",
+        size: int | Sequence[int] | None = None,
+        on_error: str = "fail",
+        store: str | Path = ".cache/store",
+        **common: Any,
+    ) -> None:
+        super().__init__(root, **common)
+        sides = list(size) if isinstance(size, Sequence) else [] if size is None else [size]
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+        if not whole or any(side < 1 for side in sides) or len(sides) > 2:
+            raise InputError(f"data.size={size} must be a number of pixels, or [HEIGHT, WIDTH].")
+        if on_error not in ("fail", "skip"):
+            raise InputError(f"data.on_error={on_error} must be fail or skip.")
+        self.size, self.on_error, self.store = size, on_error, Path(store)
+
     def read(self) -> Source:
-        return sources.folder(self.root)
+        from noisy_kd.data import folder
+
+        return folder.read(self.root, self.size, self.on_error, self.store, self.seed)
 
 
 def _digest(part: Images, with_labels: bool) -> str:

@@ -322,10 +322,10 @@ def _images(folder: Path, others: Counter[str]) -> Iterator[Path]:
             if name.startswith(".") or name in IGNORED:
                 continue
             ending = os.path.splitext(name)[1].lower()
-            if not ending or ending in endings:
+            if ending in endings:
                 yield Path(place, name)
             else:
-                others[ending] += 1
+                others[ending or "without ending"] += 1
 
 
 def _endings() -> set[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from noisy_kd.data import ImageDataModule
+    from noisy_kd.data.datamodules import ImageDataModule
 
 INT8 = ("dynamic", "static")
 ONNX = {"exported": "student, ONNX Runtime", "int8": "student, ONNX Runtime, int8"}

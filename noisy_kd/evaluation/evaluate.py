@@ -15,7 +15,7 @@ from noisy_kd.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from noisy_kd.data import ImageDataModule
+    from noisy_kd.data.datamodules import ImageDataModule
     from noisy_kd.evaluation.robustness import Evaluation
 
 KINDS = ("clean", "noise", "corruptions", "fgsm", "pgd", "calibration", "ood")
@@ -88,7 +88,7 @@ def other_images(data: ImageDataModule) -> dict[str, Tensor]:
     """
     from torchvision.transforms.v2.functional import resize
 
-    from noisy_kd.data import CIFAR10DataModule, DigitsDataModule, SVHNDataModule
+    from noisy_kd.data.datamodules import CIFAR10DataModule, DigitsDataModule, SVHNDataModule
 
     channels, height, width = data.input_shape
     others: list[type[ImageDataModule]] = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
 
-from noisy_kd.data import keyed_generator
+from noisy_kd.data.dataset import keyed_generator
 from noisy_kd.evaluation import attacks
 from noisy_kd.evaluation.corruptions import CORRUPTIONS, gaussian_noise
 

@@ -29,7 +29,7 @@ def identity(config: Config) -> dict[str, Any]:
     settings["callbacks"] = {"best": {"patience": config.patience}}
     settings["precision"] = resolved_precision(config)
     if config.data.name == "folder":
-        settings["data"]["content"] = _folder_digest(str(config.data.root))
+        settings["data"]["content"] = _folder_digest(str(config.data.root), config.store)
     return settings
 
 
@@ -116,18 +116,18 @@ def _teacher(config: Config) -> dict[str, Any]:
     if config.method_name in WITHOUT_TEACHER:
         return networks[0]
     if config.teacher.checkpoint is not None:
-        return {"checkpoint": file_digest(config.teacher.checkpoint)} | networks[0]
+        key = {} if (key := config.teacher.checkpoint_key) is None else {"checkpoint_key": key}
+        return {"checkpoint": file_digest(config.teacher.checkpoint)} | key | networks[0]
     own = {"layers", "_target_", *config.teacher.arguments}
     trained = {key: one for key, one in _deciding(config.teacher).items() if key not in own}
     return trained | networks[0]
 
 
 @cache
-def _folder_digest(root: str) -> str:
-    fingerprint = hashlib.sha256()
-    for file in sorted([*Path(root).glob("train/*/*.png"), *Path(root).glob("test/*/*.png")]):
-        fingerprint.update(f"{file.relative_to(root)}:{file_digest(str(file))}".encode())
-    return fingerprint.hexdigest()[:16]
+def _folder_digest(root: str, store: str) -> str:
+    from noisy_kd.data import folder  # here: it needs torch
+
+    return folder.content_digest(Path(root), Path(store))
 
 
 def _digest(settings: dict[str, Any]) -> str:

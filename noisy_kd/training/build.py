@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import nn
 
 from noisy_kd.config import Config, Network, Optimizer, named_networks
-from noisy_kd.data import ImageDataModule
+from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import network as networks
@@ -70,9 +70,12 @@ def data_module(config: Config) -> ImageDataModule:
     Raises:
         InputError: if the files are missing or damaged, or too few for the split.
     """
-    arguments = {k: v for k, v in vars(config.data).items() if k not in ("_target_", "name")}
-    arguments["root"] = arguments["root"] or ""
-    module: ImageDataModule = locate(config.data._target_)(**arguments)
+    make, given = locate(config.data._target_), config.data.arguments
+    check_arguments("data", make, given, ImageDataModule)
+    settings = vars(config.data) | {"root": config.data.root or ""} | given
+    settings |= {"store": config.store} if "store" in inspect.signature(make).parameters else {}
+    arguments = {k: v for k, v in settings.items() if k not in ("_target_", "name", "arguments")}
+    module: ImageDataModule = make(**arguments)
     module.prepare_data()
     module.setup()
     return module

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.tensorboard import SummaryWriter
 
 from noisy_kd.config import Config, Optimizer, Teacher
-from noisy_kd.data import ImageDataModule
+from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import complexity

@@ -26,7 +26,8 @@ from torchmetrics.utilities.plot import plot_confusion_matrix
 from torchvision.utils import make_grid
 
 from noisy_kd.config import Config
-from noisy_kd.data import ImageDataModule, keyed_generator
+from noisy_kd.data.datamodules import ImageDataModule
+from noisy_kd.data.dataset import keyed_generator
 from noisy_kd.model import complexity
 from noisy_kd.runs import Result
 

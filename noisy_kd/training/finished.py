@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from noisy_kd import config
 from noisy_kd.config import Config
-from noisy_kd.data import ImageDataModule
+from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.errors import InputError
-from noisy_kd.runs import TEACHER_LOGITS
+from noisy_kd.runs import TEACHER_LOGITS, read_result
 from noisy_kd.training import build
 
 
@@ -32,9 +32,18 @@ def load_data(directory: str | Path) -> ImageDataModule:
     """The images of a run, split and preprocessed as they were for it.
 
     Raises:
-        InputError: if the files are not there any more.
+        InputError: if the files are not there any more, or have changed.
     """
-    return build.data_module(load_config(directory))
+    config, result = load_config(directory), read_result(Path(directory)) or {}
+    data = build.data_module(config)
+    now = ([data.digest, data.test_digest], list(data.classes), len(data.test_images))
+    then = tuple(result.get(key) for key in ("images", "classes", "test_size"))
+    if any(known is not None and known != new for known, new in zip(then, now, strict=True)):
+        raise InputError(
+            f"data.root={config.data.root} does not hold the images that {directory} was trained "
+            "and tested on: restore them, or train again."
+        )
+    return data
 
 
 def teacher_test_logits(directory: str | Path) -> Tensor | None:

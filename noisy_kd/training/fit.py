@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from noisy_kd.config import Config
-from noisy_kd.data import WithColumns, loader
+from noisy_kd.data.dataset import WithColumns, loader
 from noisy_kd.training import build
 from noisy_kd.training.callbacks import BestEpoch, Refresh, Resume, RunLogs
 

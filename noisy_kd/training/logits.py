@@ -17,8 +17,9 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
-from noisy_kd.data import ImageDataModule, ImageDataset, WithColumns, keyed_generator, loader
 from noisy_kd.data import store as stores
+from noisy_kd.data.datamodules import ImageDataModule
+from noisy_kd.data.dataset import ImageDataset, WithColumns, keyed_generator, loader
 from noisy_kd.method.method import Method
 from noisy_kd.model.layers import set_dropout_generator
 from noisy_kd.model.modules import logits_of

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from noisy_kd.data import keyed_generator
+from noisy_kd.data.dataset import keyed_generator
 from noisy_kd.model.network import draws_globally
 from noisy_kd.training.distiller import Distiller, unpack
 from noisy_kd.training.fit import TrainingSamples

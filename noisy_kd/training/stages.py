@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import noisy_kd
 from noisy_kd import runs
 from noisy_kd.config import Config
-from noisy_kd.data import ImageDataModule
+from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.preprocessing import kind_of
 from noisy_kd.model import complexity
 from noisy_kd.model.network import notation_of
@@ -231,6 +231,8 @@ def describe_run(run: Run, prepared: Prepared) -> Result:
         "teacher_layers": " + ".join(_layers(net, str(spec)) for net, spec in specs),
         "input_shape": list(shape),
         "classes": list(prepared.data.classes),
+        "images": [prepared.data.digest, prepared.data.test_digest],
+        "bits": prepared.data.bits,
         "multiplications": cost,
         "teacher_multiplications": teacher_cost,
         "compression": teacher_cost / cost,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from noisy_kd.config import Config
-from noisy_kd.data import ImageDataModule, WithColumns, loader
+from noisy_kd.data.datamodules import ImageDataModule
+from noisy_kd.data.dataset import WithColumns, loader
 from noisy_kd.method import Method
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.training import build

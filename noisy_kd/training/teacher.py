@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from noisy_kd.config import Config, Optimizer
-from noisy_kd.data import ImageDataModule, loader, store
+from noisy_kd.data import store
+from noisy_kd.data.datamodules import ImageDataModule
+from noisy_kd.data.dataset import loader
 from noisy_kd.errors import TrainingError
 from noisy_kd.method import methods
 from noisy_kd.method.noise import RandomLabels, RandomShift
@@ -65,7 +67,8 @@ class TeacherTraining:
             TrainingError: if its loss is no longer finite.
         """
         if self.config.teacher.checkpoint is not None:
-            weights = read_checkpoint(Path(self.config.teacher.checkpoint), self.net)
+            file, key = Path(self.config.teacher.checkpoint), self.config.teacher.checkpoint_key
+            weights = read_checkpoint(file, self.net, key)
         else:
             weights = self._from_store(logs)
         self.net.load_state_dict(weights)

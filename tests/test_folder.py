@@ -1,0 +1,368 @@
+"""Folders of images: every format, size, mode and layout; what is wrong is named."""
+
+import struct
+import unicodedata
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+
+from noisy_kd import ImageFolderDataModule
+from noisy_kd.data import folder
+from noisy_kd.data.decode import Pixels, decode, inspect
+from noisy_kd.errors import InputError
+from noisy_kd.training.stages import run
+
+DRAWS = np.random.default_rng(0)
+COLOUR, GREY = Pixels(None, 3), Pixels(None, 1)
+
+
+def pixels(height=20, width=30, channels=3):
+    return DRAWS.integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def write(root, classes=("cat", "dog"), count=6, part="train", ending="png", size=(20, 30)):
+    """Write images of noise: ROOT/PART/CLASS/K.ENDING."""
+    for name in classes:
+        (root / part / name).mkdir(parents=True, exist_ok=True)
+        for k in range(count):
+            Image.fromarray(pixels(*size)).save(root / part / name / f"{k}.{ending}")
+    return root
+
+
+def write_png16(file, values):
+    """Write uint16 pixels [H, W, C], which Pillow cannot."""
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    return file
+
+
+@pytest.fixture
+def module(tmp_path):
+    def make(root=tmp_path, **settings):
+        data = ImageFolderDataModule(root, store=tmp_path / "store", **settings)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    return make
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_16_bit_files_are_scaled_from_the_bits_that_they_use(tmp_path, channels, bits):
+    image = pixels(channels=channels)
+    image[0, 0] = 255
+    deep = (image.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
+    file = write_png16(tmp_path / "a.png", deep)
+    decoded = decode(file, Pixels(None, channels))
+    assert np.abs(decoded.astype(int) - image).max() <= 1
+    assert inspect(file).bits == bits
+
+
+def test_a_file_of_more_bits_than_the_others_is_refused(tmp_path):
+    file = write_png16(tmp_path / "a.png", pixels(channels=1).astype(np.uint16) * 257)
+    with pytest.raises(InputError, match="trained on 12 bits"):
+        decode(file, Pixels(None, 1, bits=12))
+
+
+def test_a_16_bit_tiff_and_floating_point_pixels_are_scaled(tmp_path):
+    image = pixels(channels=1)[..., 0]
+    Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / "a.tif")
+    assert np.array_equal(decode(tmp_path / "a.tif", GREY)[..., 0], image)
+    Image.fromarray((image / 255).astype(np.float32)).save(tmp_path / "f.tif")
+    assert np.array_equal(decode(tmp_path / "f.tif", GREY)[..., 0], image)
+    Image.fromarray(image.astype(np.float32)).save(tmp_path / "g.tif")
+    with pytest.raises(InputError, match="must lie between 0 and 1"):
+        decode(tmp_path / "g.tif", GREY)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_transparency_is_composited_on_white(tmp_path, depth):
+    image = np.concatenate([pixels(), np.full((20, 30, 1), 255, np.uint8)], axis=2)
+    image[:5, :, 3] = 0
+    if depth == 16:
+        write_png16(tmp_path / "a.png", image.astype(np.uint16) * 257)
+    else:
+        Image.fromarray(image).save(tmp_path / "a.png")
+    decoded = decode(tmp_path / "a.png", COLOUR)
+    assert (decoded[:5] == 255).all()
+    assert np.array_equal(decoded[5:], image[5:, :, :3])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_is_applied(tmp_path, orientation):
+    image = Image.fromarray(pixels())
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = image.transpose(turn[orientation]) if orientation in turn else image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(decode(tmp_path / "a.png", COLOUR), np.asarray(image))
+    assert inspect(tmp_path / "a.png").size == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBA", "LA"])
+def test_every_mode_becomes_grey_or_colour(tmp_path, mode):
+    source = Image.fromarray(pixels())
+    if mode in ("LAB", "HSV"):
+        image = source.convert("RGB") if mode == "HSV" else source
+        image = image.convert(mode) if mode == "HSV" else image
+    else:
+        image = source.convert(mode)
+    file = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "LAB") else "a.png")
+    (image.convert("RGB") if mode == "HSV" else image).save(file)
+    assert decode(file, COLOUR).shape == (20, 30, 3)
+    assert decode(file, GREY).shape == (20, 30, 1)
+    assert inspect(file).is_grey == (mode in ("1", "L", "LA"))
+
+
+def test_long_text_and_a_large_colour_profile_do_no_harm(tmp_path):
+    image, text = pixels(), PngImagePlugin.PngInfo()
+    text.add_text("comment", "x" * 5_000_000, zip=True)
+    profile = bytes(3_000_000)
+    Image.fromarray(image).save(tmp_path / "a.png", pnginfo=text, icc_profile=profile)
+    assert np.array_equal(decode(tmp_path / "a.png", COLOUR), image)
+
+
+def test_the_shorter_side_is_scaled_and_the_centre_cut_out(tmp_path):
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 20:60] = 200  # the centre
+    Image.fromarray(image).save(tmp_path / "a.png")
+    square = decode(tmp_path / "a.png", Pixels((10, 10), 3))
+    assert square.shape == (10, 10, 3)
+    assert (square == 200).all()
+    checks = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    Image.fromarray(checks).save(tmp_path / "b.png")
+    small = decode(tmp_path / "b.png", Pixels((8, 8), 1))
+    assert np.abs(small.astype(int) - 127).max() < 10  # antialiased
+
+
+# Which files, which classes
+
+
+@pytest.mark.parametrize("ending", ["jpg", "JPEG", "webp", "bmp", "gif", "tiff", "PNG"])
+def test_any_format_in_any_case_is_read(tmp_path, module, ending):
+    write(tmp_path, ending=ending)
+    assert module().input_shape == (3, 20, 30)
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_parts_that_are_there_are_used(tmp_path, module, val):
+    write(tmp_path, count=6)
+    write(tmp_path, count=2, part=val)
+    write(tmp_path, count=3, part="test")
+    data = module()
+    assert (len(data.train_rows), len(data.val_rows), len(data.test_images)) == (12, 4, 6)
+    x, y = data.validation_set()[torch.arange(4)]
+    assert y.tolist() == [0, 0, 1, 1]
+    with Image.open(tmp_path / val / "dog" / "1.png") as image:
+        assert torch.equal(
+            (x[3] * 255).round().byte().permute(1, 2, 0), torch.tensor(np.array(image))
+        )
+
+
+def test_parts_that_are_missing_are_split_off_by_the_data_seed(tmp_path, module):
+    write(tmp_path, part=".", count=50)
+    first, again, other = module(), module(), module(seed=1)
+    assert (len(first.test_images), len(first.val_rows), len(first.train_rows)) == (20, 8, 72)
+    assert torch.bincount(first.test_images.labels).tolist() == [10, 10]
+    assert torch.equal(first.test_images.pixels, again.test_images.pixels)
+    assert not torch.equal(first.test_images.pixels, other.test_images.pixels)
+
+
+def test_files_of_systems_and_folders_within_a_class(tmp_path, module):
+    write(tmp_path)
+    write(tmp_path / "train" / "cat", classes=("day", "night"), count=2, part="deep")
+    for name in (
+        ".hidden.png",
+        "._0.png",
+        "Thumbs.db",
+        "__MACOSX/x.png",
+        ".ipynb_checkpoints/y.png",
+    ):
+        file = tmp_path / "train" / "cat" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("no image")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    data = module()
+    assert data.classes == ("cat", "dog")
+    assert len(data.images) + len(data.test_images) == 12 + 4
+
+
+def test_class_names_with_spaces_accents_and_signs(tmp_path, module):
+    names = ("a b", "été", "$HOME", "007", "it's")
+    write(tmp_path, classes=[unicodedata.normalize("NFC", name) for name in names])
+    nfd = [unicodedata.normalize("NFD", name) for name in names]
+    write(tmp_path, classes=nfd, count=2, part="test")
+    assert module().classes == tuple(sorted(names))
+
+
+def test_unlabelled_images_have_no_class(tmp_path, module):
+    write(tmp_path)
+    (tmp_path / "unlabelled" / "x").mkdir(parents=True)
+    for k in range(3):
+        Image.fromarray(pixels()).save(tmp_path / "unlabelled" / "x" / f"{k}.jpg")
+    data = module(val_size=0)
+    assert len(data.training_set()) == 10
+    both = data.training_set(unlabelled=True)
+    assert both[torch.arange(len(both))][1].tolist()[-3:] == [-1, -1, -1]
+    assert len(data.all_views()) == 13
+    assert data.classes == ("cat", "dog")
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_a_class_that_only_one_part_has_is_named(tmp_path, module, part, caplog):
+    names = [f"c{k:03}" for k in range(40)]
+    write(tmp_path, classes=names, count=2)
+    write(tmp_path, classes=names[:-1], count=1, part=part)
+    module()
+    assert f"{part} has no images of the class c039." in caplog.text
+    assert "c038" not in caplog.text
+    write(tmp_path, classes=["extra"], count=1, part=part)
+    with pytest.raises(InputError, match=f"{part} has the class extra, train has not"):
+        module()
+
+
+def test_images_of_several_sizes_are_named_with_what_to_type(tmp_path, module):
+    write(tmp_path)
+    write(tmp_path, classes=("cat",), count=2, part="test", size=(8, 9))
+    write(tmp_path, classes=("dog",), count=2, part="test")
+    with pytest.raises(InputError, match=r"2 sizes, 30x20 \(14\), 9x8 \(2\): .* data\.size=64"):
+        module()
+    assert module(size=16).input_shape == (3, 16, 16)
+    assert module(size=[10, 12]).input_shape == (3, 10, 12)
+
+
+def test_all_broken_files_are_named_at_once_or_left_out(tmp_path, module, caplog):
+    write(tmp_path, ending="jpg", size=(90, 90), count=12)
+    write(tmp_path, part="test", ending="jpg", size=(90, 90), count=2)
+    whole = (tmp_path / "train" / "cat" / "0.jpg").read_bytes()
+    (tmp_path / "train" / "cat" / "0.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "train" / "cat" / "1.jpg").write_bytes(b"")
+    (tmp_path / "train" / "dog" / "2.jpg").write_text("no image")
+    with pytest.raises(InputError) as error:
+        module()
+    for name in ("cat/1.jpg", "dog/2.jpg", "data.on_error=skip"):
+        assert name in str(error.value)
+    (tmp_path / "train" / "cat" / "1.jpg").write_bytes(whole)
+    (tmp_path / "train" / "dog" / "2.jpg").write_bytes(whole)
+    with pytest.raises(InputError, match=r"cat/0\.jpg cannot be read .*truncated"):
+        module()
+    (tmp_path / "train" / "dog" / "2.jpg").write_text("no image")
+    data = module(on_error="skip")
+    assert len(data.images) == 22
+    assert "dog/2.jpg" in caplog.text
+
+
+def test_folders_without_images_or_classes_are_refused(tmp_path, module):
+    with pytest.raises(InputError, match="there is no such folder"):
+        module(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"needs two classes at least.*found: none"):
+        module()
+    write(tmp_path, classes=("cat",))
+    with pytest.raises(InputError, match="found: cat"):
+        module()
+    (tmp_path / "train" / "dog").mkdir()
+    (tmp_path / "train" / "dog" / "a.txt").write_text("no image")
+    with pytest.raises(InputError, match=r"no images of the class dog \(1 \.txt found"):
+        module()
+    (tmp_path / "train").rename(tmp_path / "test")
+    with pytest.raises(InputError, match="no folder train"):
+        module()
+
+
+@pytest.mark.parametrize("size", [0, -3, [1, 2, 3], [0, 4], 2.5, "big", True])
+def test_a_wrong_size_is_refused(tmp_path, size):
+    with pytest.raises(InputError, match=r"data\.size="):
+        ImageFolderDataModule(tmp_path, size=size)
+
+
+def test_images_of_one_colour_are_a_warning(tmp_path, module, caplog):
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for k in range(10):
+            Image.new("L", (9, 9), 30).save(tmp_path / "train" / name / f"{k}.png")
+    module()
+    assert "each of one colour only" in caplog.text
+
+
+# The store
+
+
+def test_images_are_decoded_once_and_again_when_a_file_changes(tmp_path, module, monkeypatch):
+    write(tmp_path)
+    decoded, honest = [], folder.decode
+
+    def count(file, pixels):
+        decoded.append(file)
+        return honest(file, pixels)
+
+    monkeypatch.setattr(folder, "decode", count)
+    first = module()
+    assert len(decoded) == 12
+    assert torch.equal(module().images.pixels, first.images.pixels)
+    assert len(decoded) == 12
+    Image.fromarray(pixels()).save(tmp_path / "train" / "cat" / "0.png")
+    assert module().digest != first.digest
+    assert len(decoded) == 24
+
+
+def test_many_files_are_decoded_as_few_are(tmp_path, module, monkeypatch):
+    write(tmp_path)
+    few = module()
+    monkeypatch.setattr(folder, "MANY", 1)
+    module_of_many = ImageFolderDataModule(tmp_path, store=tmp_path / "other")
+    module_of_many.setup()
+    assert torch.equal(module_of_many.images.pixels, few.images.pixels)
+
+
+def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, short):
+    from noisy_kd.training.finished import load_data
+
+    root = write(tmp_path / "images", count=20)
+    write(root, count=4, part="test")
+    nets = ("student.layers=FC4-FC2", "teacher.layers=FC8-FC2")
+    config = short("data=folder", f"data.root={root}", "++data.size=8", *nets)
+    run([config], [tmp_path])
+    assert load_data(tmp_path).input_shape == (3, 8, 8)
+    image = root / "test" / "cat" / "0.png"
+    whole = image.read_bytes()
+    Image.fromarray(pixels()).save(image)
+    with pytest.raises(InputError, match="does not hold the images"):
+        load_data(tmp_path)
+    image.unlink()
+    with pytest.raises(InputError, match="does not hold the images"):
+        load_data(tmp_path)
+    image.write_bytes(whole)
+    load_data(tmp_path)
+    write(root, classes=("bird",))
+    with pytest.raises(InputError, match="does not hold the images"):
+        load_data(tmp_path)
