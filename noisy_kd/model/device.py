@@ -27,10 +27,7 @@ from noisy_kd.errors import InputError
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """Return the device of a run on a single one.
-
-    Args:
-        accelerator: ``cpu``, ``gpu``, ``mps``, or ``auto`` for the best there is.
+    """Return the device of ``cpu``, ``gpu``, ``mps``, or for ``auto`` the best there is.
 
     Raises:
         InputError: if it is not there.
@@ -39,11 +36,11 @@ def choose_device(accelerator: str) -> torch.device:
     if not found.get(accelerator, True):
         name = {"gpu": "GPU", "mps": "Apple GPU"}[accelerator]
         raise InputError(f"trainer.accelerator={accelerator}: no {name} found; use trainer=cpu.")
-    if accelerator == "gpu" or (accelerator == "auto" and found["gpu"]):
+    if accelerator == "auto":
+        accelerator = next((name for name, is_there in found.items() if is_there), "cpu")
+    if accelerator == "gpu":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if accelerator == "mps" or (accelerator == "auto" and found["mps"]):
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device(accelerator)
 
 
 def resolve_precision(precision: str, fast: bool, device: torch.device) -> str:

@@ -23,17 +23,10 @@ def instantiate(
     seed: int = 0,
     arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> nn.Module:
-    """Return what a class or function makes, with its own initial weights decided by the seed.
+    """Return the network that a class or function makes; the seed decides its initial weights.
 
     ``num_classes`` is passed to it if it takes that. Its dropout layers become this project's, so
     that networks side by side do not disturb each other's draws.
-
-    Args:
-        target: import path, for example ``torchvision.models.resnet18``.
-        input_shape: (channels, height, width) of one image.
-        classes: how many logits there must be.
-        seed: decides the initial weights.
-        arguments: further keyword arguments.
 
     Raises:
         InputError: if it cannot be imported or called, or does not fit the images or the classes.
@@ -43,15 +36,15 @@ def instantiate(
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, Dropout(child.p))
-    image = f"images of {'x'.join(map(str, input_shape))}"
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a lazy module draws its weights now
             logits = tuple(logits_of(net.eval()(torch.zeros(1, *input_shape))).shape)
             logits_of(copy.deepcopy(net).train()(torch.zeros(2, *input_shape)))
     except Exception as error:  # whatever it raises on images that it was not made for
+        image = "x".join(map(str, input_shape))
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{target} does not fit {image}: {why}") from error
+        raise InputError(f"{target} does not fit images of {image}: {why}") from error
     if len(logits) != 2 or logits[1] != classes:
         raise InputError(f"{target} gives {logits} for one image: logits of shape (1, {classes}).")
     return net.train()
@@ -62,9 +55,8 @@ def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) ->
         make = pkgutil.resolve_name(target)
         names = inspect.signature(make).parameters
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"{target} cannot be imported ({error}): name a class or function."
-        ) from error
+        why = f"cannot be imported ({error}): name a class or function."
+        raise InputError(f"{target} {why}") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{target} is no class or function that makes a network.") from error
     takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())
@@ -72,13 +64,11 @@ def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) ->
         if key not in names and not takes_any:
             known = ", ".join(names) or "none"
             raise InputError(f"{target} has no argument {key}; it has: {known}.")
-    given = dict(arguments)
-    if takes_any or "num_classes" in names:
-        given.setdefault("num_classes", classes)
+    default = {"num_classes": classes} if takes_any or "num_classes" in names else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            net = make(**given)
+            net = make(**(default | dict(arguments)))
         except (TypeError, ValueError) as error:
             raise InputError(f"{target} cannot be made: {error}.") from error
     if not isinstance(net, nn.Module):
@@ -92,13 +82,11 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         TypeError: if there are none.
     """
-    if isinstance(output, Tensor):
-        return output
-    inner = getattr(output, "logits", None)
-    if inner is None and isinstance(output, Mapping):
-        inner = output.get("logits")
-    if inner is None and isinstance(output, tuple | list) and output:
-        inner = output[0]
+    inner = getattr(output, "logits", output)
+    if isinstance(inner, Mapping):
+        inner = inner.get("logits")
+    elif isinstance(inner, tuple | list) and inner:
+        inner = inner[0]
     if isinstance(inner, Tensor):
         return inner
     raise TypeError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def network(
         net.append(nn.Flatten())
     if classes is not None and x.numel() != classes:
         raise InputError(
-            f"{nt.notation(layers)} gives {x.numel()} logits for images of {_image(input_shape)}, "
+            f"{nt.notation(layers)} gives {x.numel()} logits for images of {_size(input_shape)}, "
             f"but the data has {classes} classes."
         )
     try:
@@ -77,18 +77,11 @@ def from_settings(
 ) -> nn.Module:
     """Return the network of a finished run.
 
-    Args:
-        settings: of the student, as ``result.json`` has them.
-        layers: its notation; not used if the settings name a ``_target_``.
-        input_shape: (channels, height, width) of one image.
-        classes: how many logits there are.
-
-    Raises:
-        InputError: if it cannot be made any more.
+    ``settings`` are the student's of ``result.json``, ``layers`` its notation, if it has one.
     """
     if "_target_" not in settings:
         return network(layers, input_shape, classes)
-    own = {key: one for key, one in settings.items() if key not in ("_target_", "dropout")}
+    own = {key: value for key, value in settings.items() if key not in ("_target_", "dropout")}
     return instantiate(settings["_target_"], input_shape, classes, arguments=own)
 
 
@@ -98,7 +91,7 @@ def draws_globally(net: nn.Module) -> bool:
 
 
 def architecture(net: nn.Module) -> str:
-    """Return a text that tells networks of different structure apart: the notation if it has one.
+    """Return a text that distinguishes structures: the notation if the network has one.
 
     It identifies stored teachers and logits, together with a digest of the weights.
     """
@@ -114,18 +107,18 @@ def notation_of(net: nn.Module) -> str:
     Raises:
         ValueError: for a module that the notation has no word for.
     """
-    if type(net) is not nn.Sequential:
-        raise ValueError(f"the notation has no word for {type(net).__name__}")
-    return nt.notation(tuple(layer for module in net for layer in _layers(module)))
+    modules = net if type(net) is nn.Sequential else [net]
+    layers = [_layer(m) for m in modules if not isinstance(m, nn.ReLU | nn.Flatten)]
+    if type(net) is not nn.Sequential or None in layers:
+        raise ValueError(f"the notation has no word for {net}")
+    return nt.notation(tuple(filter(None, layers)))
 
 
 def upto(net: nn.Module, place: str | None) -> nn.Sequential:
-    """Return the first part of a net, up to a layer and its ReLU; it shares the weights.
+    """Return the first part of a net, up to a hidden layer and its ReLU; it shares the weights.
 
-    Args:
-        net: as :func:`network` makes it.
-        place: of a hidden layer in the notation: ``C2`` is the second convolution, ``FC1`` the
-            first fully connected layer; None for the middle one of all of them.
+    ``place`` is ``C2`` for the second convolution, ``FC1`` for the first fully connected layer,
+    None for the middle one of all of them.
 
     Raises:
         InputError: if there is no such hidden layer; the message names those there are.
@@ -150,34 +143,22 @@ def upto(net: nn.Module, place: str | None) -> nn.Sequential:
 
 
 def with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
-    """Return the frozen net in eval mode, but with active dropout.
+    """Return a copy of the net in eval mode, but with active dropout of this probability.
 
-    All its dropout layers take this probability; a net in the paper's notation without any gets one
-    after its last hidden layer, and shares its weights. Of another module it is a copy.
+    A net in the paper's notation without dropout gets one layer of it after its last hidden layer.
 
     Raises:
         InputError: if there is no layer to drop out.
     """
-    if not isinstance(net, nn.Sequential) or draws_globally(net):
-        return _copy_with_active_dropout(net, probability)
-    modules: list[nn.Module] = [
-        Dropout(probability) if isinstance(module, nn.Dropout) else module for module in net
-    ]
-    if not any(isinstance(module, Dropout) for module in modules):
-        weights = [i for i, m in enumerate(modules) if isinstance(m, nn.Conv2d | nn.Linear)]
-        if len(weights) < 2:
-            raise InputError(f"{notation_of(net)} has no hidden layer to drop out.")
-        end = weights[-2] + 1
-        modules.insert(end + isinstance(modules[end], nn.ReLU), Dropout(probability))
-    fickle = nn.Sequential(*modules).eval()
-    for module in fickle:
-        module.train(isinstance(module, Dropout))
-    return fickle
-
-
-def _copy_with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
     fickle = copy.deepcopy(net).eval()
     dropouts = [module for module in fickle.modules() if isinstance(module, nn.Dropout)]
+    if not dropouts and isinstance(fickle, nn.Sequential) and not draws_globally(fickle):
+        weights = [i for i, m in enumerate(fickle) if isinstance(m, nn.Conv2d | nn.Linear)]
+        if len(weights) < 2:
+            raise InputError(f"{architecture(net)} has no hidden layer to drop out.")
+        end = weights[-2] + 1
+        dropouts = [Dropout(probability)]
+        fickle.insert(end + isinstance(fickle[end], nn.ReLU), dropouts[0])
     if not dropouts:
         raise InputError(f"{type(net).__name__} has no nn.Dropout layer to keep active.")
     for module in dropouts:
@@ -187,15 +168,12 @@ def _copy_with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
 
 
 def label(module: nn.Module) -> str:
-    """The module's word in the notation, or its class's name."""
-    try:
-        return str(_layers(module)[0])
-    except (ValueError, IndexError):
-        return type(module).__name__
+    """Return the module's word in the notation, or its class's name."""
+    return str(_layer(module) or type(module).__name__)
 
 
 def initialise(net: nn.Module, generator: torch.Generator) -> None:
-    """He et al. 2015: normal with variance 2 / fan-in, biases zero."""
+    """Draw weights as He et al. 2015: normal with variance 2 / fan-in, biases zero."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = math.prod(module.weight.shape[1:])
@@ -208,55 +186,48 @@ def _modules(layer: nt.Layer, x: Tensor, with_relu: bool) -> list[nn.Module]:
     relu: list[nn.Module] = [nn.ReLU()] if with_relu else []  # in place: bf16 at half the speed
     with torch.device("meta"):
         match layer:
-            case nt.Conv():
-                return [
-                    nn.Conv2d(x.shape[1], layer.kernels, layer.kernel, layer.stride, layer.padding),
-                    *relu,
-                ]
-            case nt.Full():
+            case nt.Conv(kernel, stride, padding, kernels):
+                return [nn.Conv2d(x.shape[1], kernels, kernel, stride, padding), *relu]
+            case nt.Full(nodes):
                 flatten: list[nn.Module] = [nn.Flatten()] if x.dim() == 4 else []
-                return [*flatten, nn.Linear(math.prod(x.shape[1:]), layer.nodes), *relu]
-            case nt.Pool():
-                kind = nn.MaxPool2d if layer.kind == "MP" else nn.AvgPool2d
-                return [kind(layer.window, layer.stride, ceil_mode=True)]
-            case nt.Dropout():
-                return [Dropout(layer.probability)]
+                return [*flatten, nn.Linear(math.prod(x.shape[1:]), nodes), *relu]
+            case nt.Pool(kind, window, stride):
+                pool = nn.MaxPool2d if kind == "MP" else nn.AvgPool2d
+                return [pool(window, stride, ceil_mode=True)]
+            case nt.Dropout(probability):
+                return [Dropout(probability)]
 
 
 def _pass(module: nn.Module, x: Tensor, where: str, input_shape: tuple[int, int, int]) -> Tensor:
-    image = f"images of {_image(input_shape)}"
-    if x.dim() == 2 and isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+    is_pool = isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
+    if x.dim() == 2 and (is_pool or isinstance(module, nn.Conv2d)):
         raise InputError(f"{where} comes after a fully connected layer; C, MP and AP come before.")
-    window = getattr(module, "kernel_size", None)
-    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d) and int(window) > min(x.shape[2:]):  # type: ignore[arg-type]
-        raise InputError(f"{where} does not fit {image}: it would see only {_size(x)}.")
     try:
+        if is_pool and int(module.kernel_size) > min(x.shape[2:]):  # type: ignore[arg-type]
+            raise RuntimeError("the window is larger than its input")
         out: Tensor = module(x)
-        return out
     except RuntimeError as error:
-        raise InputError(f"{where} does not fit {image}: it would see only {_size(x)}.") from error
+        image, seen = _size(input_shape), _size(x.shape[2:])
+        raise InputError(
+            f"{where} does not fit images of {image}: it would see only {seen}."
+        ) from error
+    return out
 
 
-def _image(shape: tuple[int, int, int]) -> str:
-    return "x".join(str(n) for n in shape)
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
-def _size(x: Tensor) -> str:
-    return "x".join(str(n) for n in x.shape[2:])
-
-
-def _layers(module: nn.Module) -> list[nt.Layer]:
+def _layer(module: nn.Module) -> nt.Layer | None:
     match module:
         case nn.Conv2d():
-            (k, _), (s, _), p = module.kernel_size, module.stride, module.padding
-            return [nt.Conv(k, s, int(p[0]), module.out_channels)]
+            (kernel, _), (stride, _), padding = module.kernel_size, module.stride, module.padding
+            return nt.Conv(kernel, stride, int(padding[0]), module.out_channels)
         case nn.MaxPool2d() | nn.AvgPool2d():
             kind = "MP" if isinstance(module, nn.MaxPool2d) else "AP"
-            return [nt.Pool(kind, int(module.kernel_size), int(module.stride))]  # type: ignore[arg-type]
+            return nt.Pool(kind, int(module.kernel_size), int(module.stride))  # type: ignore[arg-type]
         case nn.Linear():
-            return [nt.Full(module.out_features)]
+            return nt.Full(module.out_features)
         case nn.Dropout():
-            return [nt.Dropout(module.p)]
-        case nn.ReLU() | nn.Flatten():
-            return []
-    raise ValueError(f"the notation has no word for {module}")
+            return nt.Dropout(module.p)
+    return None
