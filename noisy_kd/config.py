@@ -204,11 +204,7 @@ def read(cfg: DictConfig) -> Config:
     _check_method(config.method)
     if config.trainer.devices > 1 and config.trainer.strategy != "ddp":
         raise InputError(f"trainer.devices={config.trainer.devices} needs trainer=ddp.")
-    _check_nodes("callbacks", config.callbacks)
-    _check_nodes("logger", config.logger)
-    patience = config.patience
-    if patience is not None and (not isinstance(patience, int) or patience < 1):
-        raise InputError(f"callbacks.best.patience={patience} must be at least 1, or null.")
+    _check_nodes(config)
     _check_networks(config)
     return config
 
@@ -324,8 +320,12 @@ def _check_method(method: dict[str, Any]) -> None:
         check_range(f"method.{key}", float(value), least=0, most=most)
 
 
-def _check_nodes(group: str, nodes: dict[str, Any]) -> None:
-    for key, node in nodes.items():
-        if node is not None and not (isinstance(node, dict) and "_target_" in node):
-            entry = f"an entry of {group} is a mapping with a _target_"
-            raise InputError(f"{group}.{key} is not a key of this configuration: {entry}.")
+def _check_nodes(config: Config) -> None:
+    for group, nodes in (("callbacks", config.callbacks), ("logger", config.logger)):
+        for key, node in nodes.items():
+            if node is not None and not (isinstance(node, dict) and "_target_" in node):
+                entry = f"an entry of {group} is a mapping with a _target_"
+                raise InputError(f"{group}.{key} is not a key of this configuration: {entry}.")
+    patience = config.patience
+    if patience is not None and (not isinstance(patience, int) or patience < 1):
+        raise InputError(f"callbacks.best.patience={patience} must be at least 1, or null.")

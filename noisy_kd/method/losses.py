@@ -29,14 +29,7 @@ def distillation(temperature: float, weight: float) -> Loss:
     """Return the loss of Hinton et al. 2015, and of [NR].
 
     (1 - lambda) CE(g, y) + lambda tau^2 KL(softmax(z / tau) || softmax(g / tau)), the mean over the
-    mini-batch; tau^2 keeps the gradient's size at every temperature.
-
-    Args:
-        temperature: tau, above 0.
-        weight: lambda, the share of the teacher, in [0, 1].
-
-    Raises:
-        ValueError: if a value is out of its range.
+    mini-batch; tau^2 keeps the gradient's size at every temperature tau; lambda is the weight.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: a temperature is above 0.")

@@ -40,13 +40,7 @@ COMBINATIONS = {
 class TeacherDropout:
     """Dropout that stays active in the teacher while it teaches.
 
-    Args:
-        probability: of each activation to be dropped, in [0, 1).
-        passes: the target is drawn from so many passes computed beforehand; 0 asks the teacher at
-            each step.
-
-    Raises:
-        ValueError: if a value is out of its range.
+    The target is drawn from ``passes`` computed beforehand; 0 asks the teacher at each step.
     """
 
     probability: float

@@ -1,13 +1,7 @@
-"""Noise on logits: the noisy teacher of [NT] (equation 2, Algorithm 1).
+"""Noise on logits: the noisy teacher of [NT] (equation 2, Algorithm 1), and its relatives.
 
-Shapes: B samples in the mini-batch, C classes. z_BC are a teacher's logits (or a student's).
-
-What the noise does and does not do: with s ~ Bernoulli(alpha) the selection, z' = (1 + s xi) z and
-the noise drawn anew at each step, E||g - z'||^2 = ||g - z||^2 + alpha sigma^2 ||z||^2. The added
-term does not depend on the student's weights, so the expected gradient is the clean one; the method
-acts through zero-mean gradient noise of covariance proportional to alpha sigma^2 diag(z^2). The
-cross term that [NT] section 3.4 prints as a product of norms is an inner product of mean zero,
--2 <g - z, s xi z>. On the *student's* logits the same noise adds alpha sigma^2 ||g||^2: a penalty.
+Shapes: B samples in the mini-batch, C classes. z_BC are a teacher's logits (or a student's). What
+the noise does to the expected loss and gradient is derived in ``docs/method.md``.
 """
 
 from __future__ import annotations

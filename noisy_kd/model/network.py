@@ -1,15 +1,18 @@
-"""The paper's notation <-> nn.Sequential.
+"""Networks: in the paper's notation, or any module by its import path.
 
-A ReLU follows every C and FC but the last of them; pools round up (Caffe's rule, without which
-NIN's AP8 would see 7x7). Initial weights, where the paper is silent: He et al. 2015, normal,
-fan-in, biases zero; with torch's default NIN learns far more slowly.
+In the notation a ReLU follows every C and FC but the last of them; pools round up (Caffe's rule,
+without which NIN's AP8 would see 7x7). Initial weights, where the paper is silent: He et al. 2015,
+normal, fan-in, biases zero; with torch's default NIN learns far more slowly.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+import pkgutil
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +21,6 @@ from torch import Tensor, nn
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation as nt
 from noisy_kd.model.layers import Dropout
-from noisy_kd.model.modules import instantiate
 
 OWN_LAYERS = (
     *(nn.Sequential, nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.ReLU),
@@ -70,6 +72,80 @@ def network(
         raise InputError(f"{nt.notation(layers)} does not fit into memory.") from error
     initialise(net, torch.Generator().manual_seed(seed))
     return net
+
+
+def instantiate(
+    target: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+) -> nn.Module:
+    """Return the network that a class or function makes; the seed decides its initial weights.
+
+    ``num_classes`` is passed to it if it takes that. Its dropout layers become this project's, so
+    that networks side by side do not disturb each other's draws.
+
+    Raises:
+        InputError: if it cannot be imported or called, or does not fit the images or the classes.
+    """
+    net = _call(target, classes, seed, arguments)
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, Dropout(child.p))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a lazy module draws its weights now
+            logits = tuple(logits_of(net.eval()(torch.zeros(1, *input_shape))).shape)
+            logits_of(copy.deepcopy(net).train()(torch.zeros(2, *input_shape)))
+    except Exception as error:  # whatever it raises on images that it was not made for
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{target} does not fit images of {_size(input_shape)}: {why}") from error
+    if len(logits) != 2 or logits[1] != classes:
+        raise InputError(f"{target} gives {logits} for one image: logits of shape (1, {classes}).")
+    return net.train()
+
+
+def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        make = pkgutil.resolve_name(target)
+        names = inspect.signature(make).parameters
+    except (ImportError, AttributeError) as error:
+        why = f"cannot be imported ({error}): name a class or function."
+        raise InputError(f"{target} {why}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{target} is no class or function that makes a network.") from error
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())
+    default = {"num_classes": classes} if takes_any or "num_classes" in names else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            net = make(**(default | dict(arguments)))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{target} cannot be made: {error}.") from error
+    if not isinstance(net, nn.Module):
+        raise InputError(f"{target} makes {type(net).__name__}, which is no torch.nn.Module.")
+    return net
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a network returns: the tensor itself, ``.logits``, or the first.
+
+    Raises:
+        TypeError: if there are none.
+    """
+    inner = getattr(output, "logits", output)
+    if isinstance(inner, Mapping):
+        inner = inner.get("logits")
+    elif isinstance(inner, tuple | list) and inner:
+        inner = inner[0]
+    if isinstance(inner, Tensor):
+        return inner
+    raise TypeError(
+        f"a network returned {type(output).__name__}: it must return logits [B, C], an object with "
+        "logits, or a tuple whose first entry they are."
+    )
 
 
 def from_settings(
@@ -125,13 +201,10 @@ def upto(net: nn.Module, place: str | None) -> nn.Sequential:
     """
     if type(net) is not nn.Sequential:
         raise InputError(f"{type(net).__name__} is not in the paper's notation: no layer by place.")
-    places: dict[str, int] = {}
-    counts = {"C": 0, "FC": 0}
-    for i, module in enumerate(net):
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            kind = "C" if isinstance(module, nn.Conv2d) else "FC"
-            counts[kind] += 1
-            places[f"{kind}{counts[kind]}"] = i
+    convolutions = [i for i, module in enumerate(net) if isinstance(module, nn.Conv2d)]
+    full = [i for i, module in enumerate(net) if isinstance(module, nn.Linear)]
+    places = {f"C{n}": i for n, i in enumerate(convolutions, start=1)}
+    places |= {f"FC{n}": i for n, i in enumerate(full, start=1)}
     hidden = list(places)[:-1]
     if not hidden:
         raise InputError(f"{notation_of(net)} has no hidden layer.")

@@ -73,13 +73,9 @@ def _write(entry: Path, kind: str, made_by: dict[str, Any], content: dict[str, A
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     torch.save(content["tensors"], temporary / "tensors.pt")
-    about = {
-        "kind": kind,
-        "made_by": made_by,
-        "facts": content["facts"],
-        "checksum": _checksum(temporary / "tensors.pt"),
-        "made": time.strftime("%Y-%m-%d %H:%M"),
-    }
+    about = {"kind": kind, "made_by": made_by, "facts": content["facts"]}
+    about["checksum"] = _checksum(temporary / "tensors.pt")
+    about["made"] = time.strftime("%Y-%m-%d %H:%M")
     (temporary / "entry.json").write_text(json.dumps(about, indent=1))
     shutil.rmtree(entry, ignore_errors=True)
     temporary.rename(entry)

@@ -20,8 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from noisy_kd.data import ImageDataModule, ImageDataset, WithColumns, keyed_generator, loader
 from noisy_kd.method.method import Method
 from noisy_kd.model.layers import set_dropout_generator
-from noisy_kd.model.modules import logits_of
-from noisy_kd.model.network import architecture, with_active_dropout
+from noisy_kd.model.network import architecture, logits_of, with_active_dropout
 from noisy_kd.runs import store as stores
 
 log = logging.getLogger(__name__)
