@@ -36,7 +36,7 @@ _HOMES = {
     ),
     "noisy_kd.method.noise": ("LogitNoise",),
     "noisy_kd.model.network": ("network",),
-    "noisy_kd.runs.directory": ("load_preprocessing", "load_student"),
+    "noisy_kd.runs": ("load_preprocessing", "load_student"),
     "noisy_kd.training.callbacks": ("BestEpoch",),
     "noisy_kd.training.distiller": ("Distiller",),
     "noisy_kd.training.logits": ("CachedLogits",),

@@ -22,8 +22,8 @@ from noisy_kd.method.methods import supervised as supervised
 from noisy_kd.method.methods import two_teachers as two_teachers
 from noisy_kd.method.noise import LogitNoise as LogitNoise
 from noisy_kd.model.network import network as network
-from noisy_kd.runs.directory import load_preprocessing as load_preprocessing
-from noisy_kd.runs.directory import load_student as load_student
+from noisy_kd.runs import load_preprocessing as load_preprocessing
+from noisy_kd.runs import load_student as load_student
 from noisy_kd.training.callbacks import BestEpoch as BestEpoch
 from noisy_kd.training.distiller import Distiller as Distiller
 from noisy_kd.training.logits import CachedLogits as CachedLogits

@@ -27,13 +27,12 @@ HERE = Path(__file__).resolve().parent
 CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())
 SWEEPS = CONF.parent / "sweeps"
 
-
 PLACE = {"identity": False}
 """Of fields that say where and how a run takes place; the others decide its numbers."""
 
 
 def _checked(default: Any, **rules: Any) -> Any:
-    """A field with a range (``least``, ``above``, ``most``, ``below``) or a set of ``choices``."""
+    """Return a field whose value :func:`check_range` checks by these rules."""
     return field(default=default, metadata=rules)
 
 
@@ -163,9 +162,9 @@ class Config:
     @property
     def teachers(self) -> list[Network]:
         """All teachers: the method's own, in the paper's notation, else that of group ``model``."""
-        named = {name: layers for layers, name in named_networks().items()}
+        layers_of = {name: layers for layers, name in named_networks().items()}
         own = self.method.get("teachers")
-        return [Network(named.get(t, t)) for t in own] if own else [self.teacher]
+        return [Network(layers_of.get(name, name)) for name in own] if own else [self.teacher]
 
     @property
     def teacher_name(self) -> str:
@@ -178,10 +177,9 @@ class Config:
         return str(self.student)
 
     @property
-    def patience(self) -> int | None:
+    def patience(self) -> Any:
         """After how many epochs without fewer validation errors a student's training ends."""
-        patience: int | None = (self.callbacks.get("best") or {}).get("patience")
-        return patience
+        return (self.callbacks.get("best") or {}).get("patience")
 
 
 OPEN = {
@@ -214,19 +212,13 @@ def read(cfg: DictConfig) -> Config:
     _check_method(config.method)
     if config.trainer.devices > 1 and config.trainer.strategy != "ddp":
         raise InputError(f"trainer.devices={config.trainer.devices} needs trainer=ddp.")
-    _check_nodes("callbacks", config.callbacks)
-    _check_patience(config.patience)
-    _check_nodes("logger", config.logger)
+    _check_nodes(config)
     _check_networks(config)
     return config
 
 
 def _gather_arguments(content: dict[str, Any]) -> None:
-    """Move the keys that are not the schema's into ``arguments``, where a ``_target_`` takes them.
-
-    Raises:
-        InputError: for such a key of a network in the paper's notation.
-    """
+    """Move the keys that the schema does not know into ``arguments`` of their ``_target_``."""
     for name, schema in OPEN.items():
         node = content.get(name)
         if not isinstance(node, dict):
@@ -239,8 +231,7 @@ def _gather_arguments(content: dict[str, Any]) -> None:
 
 
 def _check_networks(config: Config) -> None:
-    for name in ("teacher", "student"):
-        network: Network = getattr(config, name)
+    for name, network in (("teacher", config.teacher), ("student", config.student)):
         if network._target_ is not None and network.layers is not None:
             raise InputError(f"{name}.layers={network.layers} beside {name}._target_: choose one.")
         if network._target_ is None and network.layers is None:
@@ -250,49 +241,42 @@ def _check_networks(config: Config) -> None:
             notation.parse(teacher.layers)
     if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
         raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
-    if config.student.layers is not None:
-        layers = notation.parse(config.student.layers)
-        if config.student.dropout:
-            notation.with_dropout(layers, config.student.dropout)
-    elif config.student.dropout:
-        rate = f"student.dropout={config.student.dropout:g}"
-        raise InputError(f"{rate}: only for networks in the paper's notation.")
+    layers, dropout = config.student.layers, config.student.dropout
+    if layers is None and dropout:
+        raise InputError(f"student.dropout={dropout:g}: only for networks in the paper's notation.")
+    if layers is not None:
+        parsed = notation.parse(layers)
+        if dropout:
+            notation.with_dropout(parsed, dropout)
 
 
 def network_name(layers: str) -> str:
-    """The id in conf/model of a network in the paper's notation, or the notation itself."""
+    """Return the id in conf/model of a network in the paper's notation, or the notation itself."""
     text = canonical(layers)
     return named_networks().get(text, text)
 
 
 def canonical(layers: str) -> str:
-    """A network's notation as this project prints it."""
+    """Return a network's notation as this project prints it."""
     return notation.notation(notation.parse(layers))
 
 
 @cache
 def named_networks() -> dict[str, str]:
-    """Notation -> id of every network in conf/model."""
+    """Return the id of every network in conf/model, by its notation."""
     files = sorted((CONF / "model").glob("*.yaml"))
     layers = {file.stem: yaml.safe_load(file.read_text()).get("layers") for file in files}
     return {canonical(text): name for name, text in layers.items() if text}
 
 
 def _explain(error: OmegaConfBaseException) -> str:
-    lines = str(error).splitlines()
+    first, *lines = str(error).splitlines()
     key = next((line.split(":", 1)[1].strip() for line in lines if "full_key:" in line), "")
-    if "Missing mandatory value" in lines[0]:
-        return f"{lines[0].rpartition(' ')[2]} has no value: give it one."
-    if "Incompatible value 'None'" in lines[0]:
-        return f"{key} must have a value: it cannot be null."
-    if "not in" in lines[0]:
+    if "not in" in first:
         return f"{key} {UNKNOWN}"
-    if "could not be converted to" in lines[0]:
-        value, kind = lines[0].split("'")[1], lines[0].split()[-1].lower()
-        return f"{key}={value} must be {'an' if kind[0] in 'aeiou' else 'a'} {kind}."
     if key in ("student", "teacher"):
         return f"{key} is a group of keys: name a network by model@{key}=NAME."
-    return f"{key}: {lines[0]}" if key else lines[0]
+    return f"{key}: {first}" if key else first
 
 
 def _check_ranges(node: Any, prefix: str = "") -> None:
@@ -301,8 +285,7 @@ def _check_ranges(node: Any, prefix: str = "") -> None:
         if is_dataclass(value):
             _check_ranges(value, f"{key}.")
         elif value is not None:
-            rules = {name: rule for name, rule in item.metadata.items() if name != "identity"}
-            check_range(key, value, **rules)
+            check_range(key, value, **{k: v for k, v in item.metadata.items() if k != "identity"})
 
 
 def check_range(
@@ -334,25 +317,23 @@ def check_range(
 
 def _check_method(method: dict[str, Any]) -> None:
     teachers = method.get("teachers", ["one"])
-    is_list = isinstance(teachers, list) and all(isinstance(one, str) for one in teachers)
+    is_list = isinstance(teachers, list) and all(isinstance(name, str) for name in teachers)
     if not is_list or not teachers:
         names = "a list of networks, as in [nin,lenet]"
         raise InputError(f"method.teachers={teachers} must be {names}.")
-    for key, most in {"alpha": 1.0, "sigma": None}.items():
-        if key in method:
-            value = method[key]
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"method.{key}={value} must be a number.")
-            check_range(f"method.{key}", float(value), least=0, most=most)
+    for key, most in (("alpha", 1.0), ("sigma", None)):
+        value = method.get(key, 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"method.{key}={value} must be a number.")
+        check_range(f"method.{key}", float(value), least=0, most=most)
 
 
-def _check_patience(patience: Any) -> None:
+def _check_nodes(config: Config) -> None:
+    for group, nodes in (("callbacks", config.callbacks), ("logger", config.logger)):
+        for key, node in nodes.items():
+            if node is not None and not (isinstance(node, dict) and "_target_" in node):
+                entry = f"an entry of {group} is a mapping with a _target_"
+                raise InputError(f"{group}.{key} is not a key of this configuration: {entry}.")
+    patience = config.patience
     if patience is not None and (not isinstance(patience, int) or patience < 1):
         raise InputError(f"callbacks.best.patience={patience} must be at least 1, or null.")
-
-
-def _check_nodes(group: str, nodes: dict[str, Any]) -> None:
-    for key, node in nodes.items():
-        if node is not None and not (isinstance(node, dict) and "_target_" in node):
-            entry = f"an entry of {group} is a mapping with a _target_"
-            raise InputError(f"{group}.{key} is not a key of this configuration: {entry}.")

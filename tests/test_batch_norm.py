@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from noisy_kd.cli.arguments import compose
-from noisy_kd.model.batch_norm import folded, with_batch_norm
+from noisy_kd.model.layers import folded, with_batch_norm
 from noisy_kd.model.network import network, notation_of
 
 LENET = "[C5(S1P0)@20-MP2(S2)]-[C5(S1P0)@50-MP2(S2)]-FC500-D0.5-FC10"

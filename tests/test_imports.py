@@ -66,7 +66,7 @@ def test_imports_go_to_the_same_room_or_lower_ones(file):
     ("module", "code"),
     [
         ("model.network", "if TYPE_CHECKING:\n    from noisy_kd.data import ImageDataset"),
-        ("runs.directory", "def load():\n    from noisy_kd.training import stages"),
+        ("runs.store", "def load():\n    from noisy_kd.training import stages"),
         ("evaluation.__main__", "from noisy_kd.cli.errors import run_command"),
         ("report.page", "from noisy_kd import sweep"),
         ("report.page", "import noisy_kd.sweep.grid as grid"),

@@ -1,11 +1,12 @@
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from noisy_kd.method import LogitNoise, Method, cross_entropy, logit_regression, methods
+from noisy_kd.method import LogitNoise, Method, logit_regression, methods
+from noisy_kd.method.method import COMBINATIONS
 from noisy_kd.method.methods import logit_regression as regression_method
 from noisy_kd.method.methods import noisy_teacher, supervised
 from noisy_kd.method.noise import RandomShift
-from noisy_kd.method.teachers import COMBINATIONS
 
 Z = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
 G = torch.randn(64, 10, generator=torch.Generator().manual_seed(1))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from noisy_kd.errors import InputError
-from noisy_kd.method import LogitNoise, Method, methods
-from noisy_kd.method.method import TeacherDropout, regression
+from noisy_kd.method import LogitNoise, Method, logit_regression, methods
+from noisy_kd.method.method import TeacherDropout
 from noisy_kd.model.network import network
 from noisy_kd.training.callbacks import BestEpoch
 from noisy_kd.training.distiller import Distiller
@@ -200,7 +200,7 @@ def test_noise_on_the_target_of_a_live_teacher_acts(short, go, monkeypatch):
     for passes in (0, 3):
         for sigma in (0.0, 50.0):
             method = Method(
-                regression,
+                logit_regression,
                 target=LogitNoise(1.0, sigma),
                 teacher_dropout=TeacherDropout(0.3, passes),
             )

@@ -15,8 +15,13 @@ from noisy_kd.deploy.export import export
 from noisy_kd.deploy.formats import load_safetensors
 from noisy_kd.errors import InputError
 from noisy_kd.model import complexity
-from noisy_kd.model.modules import instantiate, logits_of
-from noisy_kd.model.network import architecture, network, with_active_dropout
+from noisy_kd.model.network import (
+    architecture,
+    instantiate,
+    logits_of,
+    network,
+    with_active_dropout,
+)
 from noisy_kd.runs.identity import config_hash, run_name
 from noisy_kd.training import build
 from noisy_kd.training.checkpoints import read_checkpoint

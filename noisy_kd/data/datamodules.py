@@ -113,9 +113,8 @@ class ImageDataModule(LightningDataModule, ABC):
             self.val_rows, self.train_rows = self.split(self.images.labels[:labelled], size)
         self.preprocessing = self.fitted_preprocessing()
         kind = preprocessing.kind_of(self.preprocessing)
-        preprocessing.restored(
-            kind, self.preprocessing.state_dict()
-        )  # as a finished run will be read
+        # Refuse what could not be read back from a finished run.
+        preprocessing.restored(kind, self.preprocessing.state_dict())
         self.digest = source.digest or _digest(self.images, with_labels=True)
         self.test_digest = source.digest or _digest(self.test_images, with_labels=False)
         if self.label_noise:
@@ -125,7 +124,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self._ready = True
 
     def _noisy_labels(self) -> Tensor:
-        """The labels with a share of the training images' replaced by another class."""
+        """Return the labels, a share of the training images' replaced by another class."""
         generator = keyed_generator(self.seed, "label noise")
         rows = self.train_rows[torch.randperm(len(self.train_rows), generator=generator)]
         rows = rows[: round(self.label_noise * len(rows))]
@@ -153,15 +152,12 @@ class ImageDataModule(LightningDataModule, ABC):
     def training_set(
         self, subset: int | None = None, key: str = "data.subset", unlabelled: bool = False
     ) -> ImageDataset:
-        """The training samples, or those of a stratified subset of so many images.
+        """Return the training samples, or a stratified subset of so many images.
 
-        Args:
-            subset: how many; None for all.
-            key: of the configuration, for the message.
-            unlabelled: whether images without a label, y = -1, join them.
+        Images without a label, y = -1, join them with ``unlabelled``.
 
         Raises:
-            InputError: if there are not that many images.
+            InputError: if there are not that many images; it names ``key`` of the configuration.
         """
         rows = self.train_rows
         if subset is not None:
@@ -178,31 +174,31 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._dataset(self.images, rows, self.views)
 
     def validation_set(self) -> ImageDataset:
-        """The held-out images."""
+        """Return the validation set."""
         return self._dataset(self.images, self.val_rows)
 
     def test_set(self) -> ImageDataset:
-        """The test images."""
+        """Return the test images."""
         return self._dataset(self.test_images)
 
     def all_views(self) -> ImageDataset:
-        """Every view of every image that may be trained on, held-out ones included."""
+        """Return every view of every image that may be trained on, validation set included."""
         return self._dataset(self.images, None, self.views)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Mini-batches of the training samples, shuffled anew each epoch."""
+        """Return mini-batches of the training samples, shuffled anew each epoch."""
         return loader(self.training_set(self.subset), self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """The validation set in large batches; no loader without a validation set."""
+        """Return the validation set in large batches; no loader without a validation set."""
         return loader(self.validation_set(), 1000) if len(self.val_rows) else []
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test images in large batches."""
+        """Return the test images in large batches."""
         return loader(self.test_set(), 1000)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The test images in large batches."""
+        """Return the test images in large batches."""
         return self.test_dataloader()
 
     def _dataset(self, part: Images, rows: Tensor | None = None, views: int = 1) -> ImageDataset:
@@ -246,7 +242,7 @@ class SVHNDataModule(ImageDataModule):
         return sources.svhn(self.root)
 
     def split(self, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Two thirds of the hold-out from ``train``, one from ``extra``, all classes alike."""
+        """Return two thirds of the validation set from ``train``, one from ``extra``."""
         first, generator = self.first_part, keyed_generator(self.seed, "split")
         of_train, of_extra = size - size // 3, size // 3
         val_1, train_1 = sources.stratified(labels[:first], of_train, generator, balanced=True)
@@ -324,7 +320,7 @@ class ImageFolderDataModule(ImageDataModule):
 
 
 def _digest(part: Images, with_labels: bool) -> str:
-    """Fingerprint of the pixels; test labels decide nothing that is trained or cached."""
+    """Return a fingerprint of the pixels; test labels decide nothing that is trained or cached."""
     fingerprint = hashlib.blake2b(str(tuple(part.pixels.shape)).encode(), digest_size=16)
     fingerprint.update(part.pixels.numpy().data)
     if with_labels:

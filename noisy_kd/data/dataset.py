@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from noisy_kd.data import preprocessing
-
 Batch = tuple[Tensor, Tensor]
 """Preprocessed images float32 [B, C, H, W], and labels int64 [B]."""
 
@@ -32,59 +30,37 @@ class ImageDataset(Dataset[Batch]):
         rows: which images belong to the dataset, int64 [n].
         preprocess: from uint8 images to the input of the networks.
         views: 2 adds the horizontal mirror of every image.
-
-    Example:
-        >>> pixels = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
-        >>> data = ImageDataset(pixels, torch.arange(5), torch.tensor([0, 2]), nn.Identity())
-        >>> data[torch.tensor([1])][1]
-        tensor([2])
     """
 
     def __init__(
-        self,
-        pixels: Tensor,
-        labels: Tensor,
-        rows: Tensor,
-        preprocess: nn.Module,
-        views: int = 1,
+        self, pixels: Tensor, labels: Tensor, rows: Tensor, preprocess: nn.Module, views: int = 1
     ) -> None:
         self.pixels, self.labels, self.rows = pixels, labels, rows
         self.preprocess, self.views = preprocess, views
 
     def __len__(self) -> int:
-        """Number of samples: images times views."""
         return len(self.rows) * self.views
 
     def __getitem__(self, samples: Tensor) -> Batch:
-        """Return the batch of these sample ids, int64 [B]."""
         samples = samples.to(self.rows.device, non_blocking=True)  # a GPU goes on with its queue
         row = self.rows[samples % len(self.rows)]
         x = self.pixels.index_select(0, row)  # much faster than self.pixels[row]
         if self.views == 2:
             mirrored = (samples >= len(self.rows)).view(-1, 1, 1, 1)
-            x = torch.where(mirrored, preprocessing.mirror(x), x)
+            x = torch.where(mirrored, x.flip(-1), x)
         return self.preprocess(x), self.labels[row]
 
     def logit_index(self, samples: Tensor | None = None) -> Tensor:
-        """Return the rows of the samples among the logits of all V x N views: view * N + image.
-
-        Args:
-            samples: sample ids, int64 [B]; None for all, in order.
-        """
+        """Return the rows of samples (None: all) among all views' logits: view * N + image."""
         if samples is None:
             samples = torch.arange(len(self))
         samples = samples.to(self.rows.device)
         row = self.rows[samples % len(self.rows)]
-        return samples.div(len(self.rows), rounding_mode="floor") * len(self.pixels) + row
+        return samples // len(self.rows) * len(self.pixels) + row
 
 
 class WithColumns(Dataset[tuple[Any, ...]]):
-    """A dataset with further columns, for example the teacher's logits.
-
-    Args:
-        dataset: gives a tuple for each index (or index tensor).
-        columns: one row per sample of the dataset.
-    """
+    """A dataset with further columns, one row per sample, for example the teacher's logits."""
 
     def __init__(self, dataset: Dataset[Any], *columns: Tensor) -> None:
         self.dataset, self.columns = dataset, columns
@@ -93,29 +69,22 @@ class WithColumns(Dataset[tuple[Any, ...]]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: Any) -> tuple[Any, ...]:
-        return (*self.dataset[index], *(self._rows(column, index) for column in self.columns))
+        def rows(column: Tensor) -> Tensor:
+            is_tensor = isinstance(index, Tensor)
+            return column[index.to(column.device, non_blocking=True) if is_tensor else index]
 
-    @staticmethod
-    def _rows(column: Tensor, index: Any) -> Tensor:
-        if isinstance(index, Tensor):
-            index = index.to(column.device, non_blocking=True)
-        return column[index]
+        return (*self.dataset[index], *map(rows, self.columns))
 
 
 class EpochOrder(Sampler[Tensor]):
-    """Sample ids of one epoch in chunks; shuffled by a generator keyed by seed and epoch.
+    """Sample ids of one epoch in chunks, in an order of the seed and the epoch.
 
-    Each pass begins the next epoch, unless ``set_epoch`` says which one.
-
-    Args:
-        length: number of samples.
-        chunk: samples in a chunk.
-        seed: decides the order of every epoch; None keeps the natural order.
+    Without a seed it is the natural order. Each pass begins the next epoch, unless ``set_epoch``
+    says which one.
     """
 
     def __init__(self, length: int, chunk: int, seed: int | None = None) -> None:
-        self.length, self.chunk, self.seed = length, chunk, seed
-        self.epoch = 0
+        self.length, self.chunk, self.seed, self.epoch = length, chunk, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass is; Lightning calls this."""
@@ -125,9 +94,8 @@ class EpochOrder(Sampler[Tensor]):
         return -(-self.length // self.chunk)
 
     def __iter__(self) -> Iterator[Tensor]:
-        if self.seed is None:
-            order = torch.arange(self.length)
-        else:
+        order = torch.arange(self.length)
+        if self.seed is not None:
             generator = keyed_generator(self.seed, "order", self.epoch)
             order = torch.randperm(self.length, generator=generator)
         self.epoch += 1

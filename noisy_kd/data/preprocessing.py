@@ -1,4 +1,4 @@
-"""The papers' preprocessing as pure tensor functions, and as modules that can be exported.
+"""The papers' preprocessing as modules that can be exported.
 
 Shapes: B images, C channels, H x W pixels.
 """
@@ -17,65 +17,22 @@ WINDOW = 9  # pixels a side (Jarrett et al. 2009)
 WINDOW_STD = 2.0  # pixels; the papers do not give it
 
 
-def scale(images_BCHW: Tensor) -> Tensor:
-    """uint8 pixels to float32 in [0, 1]."""
-    return images_BCHW.to(torch.float32, copy=True).div_(255)
-
-
-def mirror(images_BCHW: Tensor) -> Tensor:
-    """The horizontal mirror image."""
-    return images_BCHW.flip(-1)
-
-
 def per_pixel_mean(images_NCHW: Tensor, rows: Tensor, chunk: int = 4096) -> Tensor:
-    """Mean image of these rows of uint8 images on the scale [0, 1], float32 [C, H, W]."""
+    """Return the mean of these rows of uint8 images on the scale [0, 1], float32 [C, H, W]."""
     total = torch.zeros(images_NCHW.shape[1:], dtype=torch.float64)
     for part in rows.split(chunk):
         total += images_NCHW[part].float().sum(dim=0)  # exact: 4096 * 255 < 2^24
     return (total / (255 * len(rows))).float()
 
 
-def local_contrast_normalisation(x_BCHW: Tensor) -> Tensor:
-    """Local contrast normalisation (Jarrett et al. 2009), subtractive, then divisive.
-
-    v = x - sum_cpq w_pq x, y = v / max(mean(s), s) with s = sqrt(sum_cpq w_pq v^2): w is a 9x9
-    Gaussian window over all channels that sums to 1, and at the border over the part of it that
-    lies in the image.
-
-    Args:
-        x_BCHW: float images, [B, C, H, W].
-
-    Returns:
-        Normalised images of the same shape.
-    """
-    v = x_BCHW - _window_mean(x_BCHW.mean(dim=1, keepdim=True))
-    s = _window_mean(v.square().mean(dim=1, keepdim=True)).clamp_min(0).sqrt()
-    c = s.mean(dim=(2, 3), keepdim=True)
-    return v / torch.maximum(s, c).clamp_min(1e-4)
-
-
-def _window_mean(x_B1HW: Tensor) -> Tensor:
-    """Gaussian-weighted mean around every pixel, over the part of the window inside the image."""
-    at = torch.arange(WINDOW, device=x_B1HW.device, dtype=x_B1HW.dtype) - WINDOW // 2
-    weight = torch.exp(-(at**2) / (2 * WINDOW_STD**2))
-    ones = torch.ones_like(x_B1HW[:1])
-    return _separable(x_B1HW, weight) / _separable(ones, weight)
-
-
-def _separable(x_B1HW: Tensor, weight: Tensor) -> Tensor:
-    pad = WINDOW // 2
-    x = F.conv2d(x_B1HW, weight.view(1, 1, -1, 1), padding=(pad, 0))
-    return F.conv2d(x, weight.view(1, 1, 1, -1), padding=(0, pad))
-
-
 class Scale(nn.Module):
     """uint8 pixels to float32 in [0, 1]."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        return scale(images_BCHW)
+        return images_BCHW.to(torch.float32, copy=True).div_(255)
 
 
-class SubtractMean(nn.Module):
+class SubtractMean(Scale):
     """uint8 pixels to [0, 1], less the training set's mean image [C, H, W]."""
 
     mean: Tensor
@@ -85,18 +42,38 @@ class SubtractMean(nn.Module):
         self.register_buffer("mean", mean)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        return scale(images_BCHW).sub_(self.mean)
+        return super().forward(images_BCHW).sub_(self.mean)
 
 
-class LocalContrastNormalisation(nn.Module):
-    """uint8 pixels to [0, 1], then :func:`local_contrast_normalisation`."""
+class LocalContrastNormalisation(Scale):
+    """uint8 pixels to [0, 1], then local contrast normalisation (Jarrett et al. 2009).
+
+    Subtractive, then divisive: v = x - sum_cpq w_pq x, y = v / max(mean(s), s) with
+    s = sqrt(sum_cpq w_pq v^2): w is a 9x9 Gaussian window over all channels that sums to 1, and at
+    the border over the part of it that lies in the image.
+    """
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        return local_contrast_normalisation(scale(images_BCHW))
+        x_BCHW = super().forward(images_BCHW)
+        v = x_BCHW - _window_mean(x_BCHW.mean(dim=1, keepdim=True))
+        s = _window_mean(v.square().mean(dim=1, keepdim=True)).clamp_min(0).sqrt()
+        c = s.mean(dim=(2, 3), keepdim=True)
+        return v / torch.maximum(s, c).clamp_min(1e-4)
+
+
+def _window_mean(x_B1HW: Tensor) -> Tensor:
+    """Return the Gaussian mean around every pixel, of the part of the window inside the image."""
+    at = torch.arange(WINDOW, device=x_B1HW.device, dtype=x_B1HW.dtype) - WINDOW // 2
+    weight = torch.exp(-(at**2) / (2 * WINDOW_STD**2))
+    sums = []
+    for part in (x_B1HW, torch.ones_like(x_B1HW[:1])):
+        column = F.conv2d(part, weight.view(1, 1, -1, 1), padding=(WINDOW // 2, 0))
+        sums.append(F.conv2d(column, weight.view(1, 1, 1, -1), padding=(0, WINDOW // 2)))
+    return sums[0] / sums[1]
 
 
 def kind_of(preprocessing: nn.Module) -> str:
-    """How a file names a preprocessing: by its class in this module, or by an import path."""
+    """Return how a file names a preprocessing: by its class here, or by an import path."""
     made_by = type(preprocessing)
     if made_by.__module__ == __name__:
         return made_by.__name__
@@ -104,7 +81,7 @@ def kind_of(preprocessing: nn.Module) -> str:
 
 
 def restored(kind: str, state: dict[str, Tensor]) -> nn.Module:
-    """The preprocessing that a file names, with its buffers as the constructor's arguments.
+    """Return the preprocessing that a file names, with its buffers as the constructor's arguments.
 
     Raises:
         InputError: if its class cannot be imported, or does not take them.
@@ -112,7 +89,7 @@ def restored(kind: str, state: dict[str, Tensor]) -> nn.Module:
     try:
         make = pkgutil.resolve_name(kind if "." in kind else f"{__name__}.{kind}")
         preprocessing: nn.Module = make(**state)
-    except Exception as error:  # whatever code of its own raises
+    except Exception as error:  # whatever a user's own code raises
         raise InputError(
             f"the preprocessing {kind} cannot be made from its buffers "
             f"({', '.join(state) or 'none'}): it must be a class at the top of an importable "

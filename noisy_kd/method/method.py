@@ -5,40 +5,42 @@ Shapes: B samples in the mini-batch, N training samples, T teachers (mostly 1), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from noisy_kd.method import losses
-from noisy_kd.method.noise import (
-    AdditiveNoise,
-    InputNoise,
-    LogitNoise,
-    RandomLabels,
-    RandomShift,
-    RandomSigma,
-)
-from noisy_kd.method.teachers import COMBINATIONS, one, random_teacher
+from noisy_kd.method.noise import InputNoise, LogitNoise, RandomLabels, RandomShift
 
-Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
-"""From the student's logits [B, C], the target [B, C] or None, and the labels [B], to a scalar."""
 
-LogitsNoise = LogitNoise | RandomSigma | AdditiveNoise
+def geometric_mean(z_BTC: Tensor) -> Tensor:
+    """Return the logits of the geometric mean of e^z: their arithmetic mean ([NT] 5.4)."""
+    return z_BTC.mean(dim=1)
+
+
+def signed_geometric_mean(z_BTC: Tensor) -> Tensor:
+    """Return [NT] 5.4 read to the letter: the geometric mean of the |z_t|, with a sign.
+
+    The sign is that of their sum, for the plain geometric mean of numbers of either sign does not
+    exist; 0 where any teacher's logit is 0.
+    """
+    size = z_BTC.abs().log().mean(dim=1).exp()
+    return size * z_BTC.sum(dim=1).sign()
+
+
+COMBINATIONS = {
+    "geometric_mean": geometric_mean,
+    "signed_geometric_mean": signed_geometric_mean,
+    "random_teacher": geometric_mean,  # what is drawn from in training is evaluated by its mean
+}
 
 
 @dataclass(frozen=True)
 class TeacherDropout:
     """Dropout that stays active in the teacher while it teaches.
 
-    Args:
-        probability: of each activation to be dropped, in [0, 1).
-        passes: the target is drawn from so many passes made beforehand; 0 asks the teacher at
-            each step.
-
-    Raises:
-        ValueError: if a value is out of its range.
+    The target is drawn from ``passes`` computed beforehand; 0 asks the teacher at each step.
     """
 
     probability: float
@@ -55,11 +57,8 @@ class TeacherDropout:
 class Hint:
     """FitNets' first stage: the student's middle layer learns to predict the teacher's.
 
-    Args:
-        teacher: the hint layer by its place in the notation (``C2``: the second convolution;
-            ``FC1``: the first fully connected layer); None for the middle one.
-        student: the guided layer, likewise.
-        epochs: of the first stage.
+    ``teacher`` and ``student`` are layers by their place in the notation (``C2``, ``FC1``), None
+    for the middle one; ``epochs`` is the length of the stage.
     """
 
     teacher: str | None
@@ -87,10 +86,10 @@ class Method:
         has_teacher: whether there is a teacher at all.
     """
 
-    loss: Loss
+    loss: losses.Loss
     input: InputNoise | RandomShift | None = None
-    target: LogitsNoise | None = None
-    output: LogitsNoise | None = None
+    target: LogitNoise | None = None
+    output: LogitNoise | None = None
     labels: RandomLabels | None = None
     teacher_labels: RandomLabels | None = None
     teacher_dropout: TeacherDropout | None = None
@@ -101,9 +100,8 @@ class Method:
     @property
     def is_logit_regression(self) -> bool:
         """Whether this is plain logit regression, also as the zero-noise end of a noisy method."""
-        noises = (self.target, self.output)
-        clean = all(noise is None or noise.is_identity for noise in noises)
-        return self.loss is regression and clean and self.teachers == "one"
+        clean = all(noise is None or noise.is_identity for noise in (self.target, self.output))
+        return self.loss is losses.logit_regression and clean and self.teachers == "one"
 
     @property
     def draws_once(self) -> bool:
@@ -117,24 +115,24 @@ class Method:
 
     @property
     def moves_target(self) -> bool:
-        """Whether a sample's target is another one at each step, or not the teachers' own."""
+        """Whether a sample's target changes at each step, or is not the teachers' own."""
         return self.target is not None or self.draws_teacher or self.teacher_dropout is not None
 
     @property
     def passes(self) -> int:
-        """How many passes of the teacher are made beforehand, besides the clean one."""
+        """How many passes of the teacher are computed beforehand, besides the clean one."""
         return self.teacher_dropout.passes if self.teacher_dropout else 0
 
     def clean_target(self, z_NTC: Tensor) -> Tensor:
-        """The teachers' own target, [N, C], by which they are evaluated; [N, C] is one teacher's.
+        """Return the teachers' own target, [N, C], of [N, T, C], or of one teacher's [N, C].
 
-        With passes made beforehand the first is the clean one.
+        It is what the teachers are evaluated by. With passes the first is the clean one.
         """
-        combine = one if self.teachers == "one" else COMBINATIONS[self.teachers]
-        return combine(z_NTC if z_NTC.ndim == 3 else z_NTC.unsqueeze(1))
+        z_NTC = z_NTC if z_NTC.ndim == 3 else z_NTC.unsqueeze(1)
+        return z_NTC[:, 0] if self.teachers == "one" else COMBINATIONS[self.teachers](z_NTC)
 
     def fixed_target(self, z_NTC: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """All targets, [N, C], with the noise that is drawn once for the whole training, if any.
+        """Return all targets, [N, C], with the noise that is drawn once for the whole training.
 
         [N, T, C] where each step draws one of T.
         """
@@ -148,29 +146,25 @@ class Method:
         return torch.stack([self.target(one, generator) for one in z.unbind(1)], dim=1)
 
     def step_target(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The targets [B, C] of one mini-batch, with what is drawn at each step."""
-        if z.ndim == 3:
-            z = random_teacher(z, generator) if self.draws_teacher else self.clean_target(z)
-        if self.target is not None and not self.draws_once:
-            return self.target(z, generator)
-        return z
+        """Return the targets [B, C] of one mini-batch, with what is drawn at each step."""
+        if z.ndim == 3 and self.draws_teacher:  # which noise on one teacher simulates
+            samples, teachers, _ = z.shape
+            drawn = torch.randint(teachers, (samples,), generator=generator, device=z.device)
+            z = z[torch.arange(samples, device=z.device), drawn]
+        elif z.ndim == 3:
+            z = self.clean_target(z)
+        return z if self.target is None or self.draws_once else self.target(z, generator)
 
     def step_input(self, x_BCHW: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The images [B, C, H, W] as the net in training sees them."""
+        """Return the images as the net in training sees them."""
         return x_BCHW if self.input is None else self.input(x_BCHW, generator)
 
     def step_labels(
         self, labels_B: Tensor, classes: int, generator: torch.Generator | None
     ) -> Tensor:
-        """The labels [B] as the loss sees them."""
+        """Return the labels as the loss sees them."""
         return labels_B if self.labels is None else self.labels(labels_B, classes, generator)
 
     def step_output(self, g_BC: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The student's logits [B, C] as the loss sees them."""
+        """Return the student's logits as the loss sees them."""
         return g_BC if self.output is None else self.output(g_BC, generator)
-
-
-def regression(g_BC: Tensor, z_BC: Tensor | None, _: Tensor) -> Tensor:
-    """Return the loss of logit regression, [NT] equations 1 and 3; labels play no part."""
-    assert z_BC is not None, "logit regression needs a teacher's logits"
-    return losses.logit_regression(g_BC, z_BC)

@@ -2,25 +2,20 @@
 
 A method of your own is one function here or in your own module, and one file in ``conf/method``
 whose ``_target_`` names it.
-
-Shapes: B samples in the mini-batch, C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from noisy_kd.method import losses
-from noisy_kd.method.method import Hint, Loss, Method, TeacherDropout, regression
+from noisy_kd.method.method import COMBINATIONS, Hint, Method, TeacherDropout
 from noisy_kd.method.noise import AdditiveNoise, InputNoise, LogitNoise, RandomLabels, RandomSigma
-from noisy_kd.method.teachers import COMBINATIONS
 
 
 def logit_regression() -> Method:
     """Logit regression (Ba & Caruana; [NT] equation 1): the baseline."""
-    return Method(loss=regression)
+    return Method(loss=losses.logit_regression)
 
 
 def noisy_teacher(
@@ -36,7 +31,7 @@ def noisy_teacher(
     The arguments are those of :class:`noisy_kd.method.noise.LogitNoise`.
     """
     noise = LogitNoise(alpha, sigma, alpha_selects, selection, noise_per, resample)
-    return Method(loss=regression, target=noise)
+    return Method(loss=losses.logit_regression, target=noise)
 
 
 def noisy_student(alpha: float, sigma: float) -> Method:
@@ -44,12 +39,14 @@ def noisy_student(alpha: float, sigma: float) -> Method:
 
     In expectation ||g - z||^2 + alpha sigma^2 ||g||^2: a penalty on large logits.
     """
-    return Method(loss=regression, output=LogitNoise(alpha, sigma))
+    return Method(loss=losses.logit_regression, output=LogitNoise(alpha, sigma))
 
 
 def random_sigma(alpha: float, sigma_min: float = 0.01, sigma_max: float = 1.0) -> Method:
     """The noisy teacher with sigma ~ U[sigma_min, sigma_max] anew each mini-batch ([NT] 5.4)."""
-    return Method(loss=regression, target=RandomSigma(alpha, sigma_min, sigma_max))
+    return Method(
+        loss=losses.logit_regression, target=RandomSigma(alpha, sigma_max, sigma_min=sigma_min)
+    )
 
 
 def two_teachers(teachers: Sequence[str], combination: str = "geometric_mean") -> Method:
@@ -57,7 +54,7 @@ def two_teachers(teachers: Sequence[str], combination: str = "geometric_mean") -
 
     Args:
         teachers: their networks, ids of ``conf/model`` or notations; any number.
-        combination: a key of :data:`noisy_kd.method.teachers.COMBINATIONS`.
+        combination: a key of :data:`noisy_kd.method.method.COMBINATIONS`.
 
     Raises:
         ValueError: if there is no teacher, or the combination is unknown.
@@ -66,7 +63,9 @@ def two_teachers(teachers: Sequence[str], combination: str = "geometric_mean") -
         raise ValueError("teachers=[]: name one teacher at least.")
     if combination not in COMBINATIONS:
         raise ValueError(f"combination={combination}: choose {', '.join(COMBINATIONS)}.")
-    return Method(loss=regression, teachers=combination if len(teachers) > 1 else "one")
+    return Method(
+        loss=losses.logit_regression, teachers=combination if len(teachers) > 1 else "one"
+    )
 
 
 def hinton(temperature: float = 4.0, weight: float = 0.9) -> Method:
@@ -79,7 +78,7 @@ def hinton(temperature: float = 4.0, weight: float = 0.9) -> Method:
     Raises:
         ValueError: if a value is out of its range.
     """
-    return Method(loss=_distillation(temperature, weight))
+    return Method(loss=losses.distillation(temperature, weight))
 
 
 def fitnets(
@@ -106,7 +105,7 @@ def fitnets(
     if not isinstance(hint_epochs, int) or hint_epochs < 0:
         raise ValueError(f"hint_epochs={hint_epochs}: a number of epochs, 0 for none.")
     stage = Hint(hint, guided, hint_epochs) if hint_epochs else None
-    return Method(loss=_distillation(temperature, weight), hint=stage)
+    return Method(loss=losses.distillation(temperature, weight), hint=stage)
 
 
 def fickle_teacher(
@@ -124,7 +123,9 @@ def fickle_teacher(
         ValueError: if a value is out of its range.
     """
     dropout = TeacherDropout(p, passes)
-    return Method(loss=_distillation(temperature, weight), teacher_dropout=dropout if p else None)
+    return Method(
+        loss=losses.distillation(temperature, weight), teacher_dropout=dropout if p else None
+    )
 
 
 def soft_randomization(sigma: float = 0.2, temperature: float = 4.0, weight: float = 0.9) -> Method:
@@ -137,10 +138,7 @@ def soft_randomization(sigma: float = 0.2, temperature: float = 4.0, weight: flo
     Raises:
         ValueError: if a value is out of its range.
     """
-    return Method(loss=_distillation(temperature, weight), input=InputNoise(sigma))
-
-
-WHERE = ("teacher", "student", "both")
+    return Method(loss=losses.distillation(temperature, weight), input=InputNoise(sigma))
 
 
 def messy_collaboration(
@@ -156,11 +154,11 @@ def messy_collaboration(
     Raises:
         ValueError: if a value is out of its range.
     """
-    if where not in WHERE:
-        raise ValueError(f"where={where}: choose {', '.join(WHERE)}.")
+    if where not in ("teacher", "student", "both"):
+        raise ValueError(f"where={where}: choose teacher, student or both.")
     noise = RandomLabels(rate) if rate else None
     return Method(
-        loss=_distillation(temperature, weight),
+        loss=losses.distillation(temperature, weight),
         labels=noise if where != "teacher" else None,
         teacher_labels=noise if where != "student" else None,
     )
@@ -168,26 +166,9 @@ def messy_collaboration(
 
 def logit_noise_additive(alpha: float, sigma: float) -> Method:
     """z' = z + sigma xi: tells noise in proportion to the logits from noise as such."""
-    return Method(loss=regression, target=AdditiveNoise(alpha, sigma))
+    return Method(loss=losses.logit_regression, target=AdditiveNoise(alpha, sigma))
 
 
 def supervised() -> Method:
     """Cross-entropy on the labels: how teachers are trained, and a student without a teacher."""
-    return Method(loss=_labels, has_teacher=False)
-
-
-def _distillation(temperature: float, weight: float) -> Loss:
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: a temperature is above 0.")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight={weight}: the teacher's share lies in [0, 1].")
-
-    def loss(g_BC: Tensor, z_BC: Tensor | None, labels_B: Tensor) -> Tensor:
-        assert z_BC is not None, "distillation needs a teacher's logits"
-        return losses.distillation(g_BC, z_BC, labels_B, temperature, weight)
-
-    return loss
-
-
-def _labels(g_BC: Tensor, _: Tensor | None, labels_B: Tensor) -> Tensor:
-    return losses.cross_entropy(g_BC, labels_B)
+    return Method(loss=losses.cross_entropy, has_teacher=False)

@@ -1,13 +1,7 @@
-"""Noise on logits: the noisy teacher of [NT] (equation 2, Algorithm 1).
+"""Noise on logits: the noisy teacher of [NT] (equation 2, Algorithm 1), and its relatives.
 
-Shapes: B samples in the mini-batch, C classes. z_BC are a teacher's logits (or a student's).
-
-What the noise does and does not do: with s ~ Bernoulli(alpha) the selection, z' = (1 + s xi) z and
-the noise drawn anew at each step, E||g - z'||^2 = ||g - z||^2 + alpha sigma^2 ||z||^2. The added
-term does not depend on the student's weights, so the expected gradient is the clean one; the method
-acts through zero-mean gradient noise of covariance proportional to alpha sigma^2 diag(z^2). The
-cross term that [NT] section 3.4 prints as a product of norms is an inner product of mean zero,
--2 <g - z, s xi z>. On the *student's* logits the same noise adds alpha sigma^2 ||g||^2: a penalty.
+Shapes: B samples in the mini-batch, C classes. z_BC are a teacher's logits (or a student's). What
+the noise does to the expected loss and gradient is derived in ``docs/method.md``.
 """
 
 from __future__ import annotations
@@ -28,26 +22,19 @@ READINGS = {
 
 
 def perturb(z_BC: Tensor, xi: Tensor, selected: Tensor, sigma: float | Tensor) -> Tensor:
-    """[NT] equation 2, z' = (1 + sigma xi) z where selected, z elsewhere (there bit for bit).
+    """Return [NT] equation 2: z' = (1 + sigma xi) z where selected, z bit for bit elsewhere.
 
-    Args:
-        z_BC: logits, [B, C].
-        xi: standard normal, [B, C] (or [1, C]: one draw for the mini-batch).
-        selected: true where the noise acts, [B, 1] for samples or [B, C] for single values.
-        sigma: standard deviation of the noise.
+    xi is standard normal, [B, C] or [1, C]; ``selected`` is [B, 1] for samples, [B, C] for values.
     """
     return z_BC * torch.where(selected, 1 + sigma * xi, 1.0)
 
 
 def select(u: Tensor, alpha: float, selection: str = "bernoulli") -> Tensor:
-    """Which samples the noise meets ([NT] Algorithm 1, line 5), from uniform draws u.
+    """Return which samples the noise meets ([NT] Algorithm 1, line 5), from uniform draws u.
 
     ``bernoulli``: each with probability alpha. ``exact``: the round(alpha n) smallest of the n
     draws, so that their number is the same in every mini-batch. Both grow with alpha: what is
     selected at 0.3 is selected at 0.5 too.
-
-    Returns:
-        A boolean tensor of u's shape.
     """
     if selection == "bernoulli":
         return u < alpha
@@ -101,7 +88,7 @@ class LogitNoise:
         return self.alpha == 0 or self.sigma == 0
 
     def __call__(self, z_BC: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Perturbed logits, [B, C].
+        """Return the perturbed logits, [B, C].
 
         The draws do not depend on alpha and sigma, which enter as a threshold and a scale: runs
         with one seed share their random numbers.
@@ -109,60 +96,51 @@ class LogitNoise:
         samples, classes = z_BC.shape
         rows = 1 if self.noise_per == "batch" else samples
         columns = classes if self.alpha_selects == "values" else 1
+        sigma = self._sigma(z_BC.device, generator)
         xi = torch.randn(rows, classes, generator=generator, device=z_BC.device)
         u = torch.rand(samples, columns, generator=generator, device=z_BC.device)
-        return perturb(z_BC, xi, select(u, self.alpha, self.selection), self.sigma)
+        return self._apply(z_BC, xi, select(u, self.alpha, self.selection), sigma)
+
+    def _sigma(self, device: torch.device, generator: torch.Generator | None) -> float | Tensor:
+        return self.sigma
+
+    def _apply(self, z_BC: Tensor, xi: Tensor, selected: Tensor, sigma: float | Tensor) -> Tensor:
+        return perturb(z_BC, xi, selected, sigma)
+
+
+class AdditiveNoise(LogitNoise):
+    """z' = z + sigma xi for the selected samples: the control for noise in proportion to z."""
+
+    def _apply(self, z_BC: Tensor, xi: Tensor, selected: Tensor, sigma: float | Tensor) -> Tensor:
+        return z_BC + torch.where(selected, sigma * xi, 0.0)
 
 
 @dataclass(frozen=True)
-class AdditiveNoise:
-    """z' = z + sigma xi for the selected samples: the control for noise in proportion to z.
+class RandomSigma(LogitNoise):
+    """Logit perturbation with one sigma' ~ U[sigma_min, sigma] for each mini-batch ([NT] 5.4)."""
 
-    Args:
-        alpha: probability that a sample is selected, in [0, 1].
-        sigma: standard deviation of the noise, in logits; at least 0.
-
-    Raises:
-        ValueError: if a value is out of its range.
-    """
-
-    alpha: float
-    sigma: float
-    resample: str = "step"
+    sigma_min: float = 0.0
 
     def __post_init__(self) -> None:
-        LogitNoise(self.alpha, self.sigma)
+        super().__post_init__()
+        if not 0 <= self.sigma_min <= self.sigma:
+            raise ValueError(f"sigma_min={self.sigma_min}: it lies between 0 and sigma_max.")
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether it leaves every logit as it is."""
-        return self.alpha == 0 or self.sigma == 0
-
-    def __call__(self, z_BC: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Perturbed logits, [B, C]; the draws are those of :class:`LogitNoise`."""
-        xi = torch.randn(z_BC.shape, generator=generator, device=z_BC.device)
-        u = torch.rand(len(z_BC), 1, generator=generator, device=z_BC.device)
-        return z_BC + torch.where(select(u, self.alpha), self.sigma * xi, 0.0)
+    def _sigma(self, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        u = torch.rand((), generator=generator, device=device)
+        return self.sigma_min + (self.sigma - self.sigma_min) * u
 
 
 @dataclass(frozen=True)
 class InputNoise:
-    """Soft Randomization ([NR]): x + sigma xi on the student's images, xi ~ N(0, I).
-
-    Args:
-        sigma: standard deviation, on the scale of the preprocessed images; at least 0.
-
-    Raises:
-        ValueError: if it is out of its range.
-    """
+    """Soft Randomization ([NR]): x + sigma xi on the student's preprocessed images [B, C, H, W]."""
 
     sigma: float
 
     def __post_init__(self) -> None:
-        LogitNoise(0.0, self.sigma)
+        LogitNoise(0.0, self.sigma)  # checks sigma
 
     def __call__(self, x_BCHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Noisy images, [B, C, H, W]."""
         if self.sigma == 0:
             return x_BCHW
         xi = torch.randn(x_BCHW.shape, generator=generator, device=x_BCHW.device)
@@ -171,15 +149,10 @@ class InputNoise:
 
 @dataclass(frozen=True)
 class RandomShift:
-    """Each image moved by up to so many pixels in both directions, anew each time.
+    """Each image [B, C, H, W] moved by up to so many pixels in both directions, anew each time.
 
-    For a teacher's training. What moves in is 0: black, or the mean image where it is subtracted.
-
-    Args:
-        pixels: the largest move, at least 0; each one up to it, also none, is as likely.
-
-    Raises:
-        ValueError: if it is negative.
+    For a teacher's training. Every move is equally likely, none included. What moves in is 0:
+    black, or the mean image where it is subtracted. The memory layout stays.
     """
 
     pixels: int
@@ -189,7 +162,6 @@ class RandomShift:
             raise ValueError(f"shift={self.pixels}: a number of pixels is at least 0.")
 
     def __call__(self, x_BCHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Moved images, [B, C, H, W], in the memory layout that they had."""
         count, _, height, width = x_BCHW.shape
         device, most = x_BCHW.device, 2 * self.pixels
         start = torch.randint(most + 1, (2, count, 1), generator=generator, device=device)
@@ -203,13 +175,9 @@ class RandomShift:
 
 @dataclass(frozen=True)
 class RandomLabels:
-    """Messy Collaboration ([NR]): a share of the labels is drawn anew, uniformly over all classes.
+    """Messy Collaboration ([NR]): a share ``rate`` of the labels [B] is drawn anew, uniformly.
 
-    Args:
-        rate: probability that a label is drawn anew, in [0, 1]; it may come out as it was.
-
-    Raises:
-        ValueError: if it is out of its range.
+    A label may be drawn as it was.
     """
 
     rate: float
@@ -221,46 +189,8 @@ class RandomLabels:
     def __call__(
         self, labels_B: Tensor, classes: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Labels, int64 [B]."""
         if self.rate == 0:
             return labels_B
         u = torch.rand(labels_B.shape, generator=generator, device=labels_B.device)
         drawn = torch.randint(classes, labels_B.shape, generator=generator, device=labels_B.device)
         return torch.where(u < self.rate, drawn, labels_B)
-
-
-@dataclass(frozen=True)
-class RandomSigma:
-    """Logit perturbation whose sigma ~ U[sigma_min, sigma_max] anew each mini-batch ([NT] 5.4).
-
-    Args:
-        alpha: probability that a sample is selected, in [0, 1].
-        sigma_min: least standard deviation, at least 0.
-        sigma_max: largest standard deviation, at least ``sigma_min``.
-
-    Raises:
-        ValueError: if a value is out of its range.
-    """
-
-    alpha: float
-    sigma_min: float = 0.01
-    sigma_max: float = 1.0
-    resample: str = "step"
-
-    def __post_init__(self) -> None:
-        LogitNoise(self.alpha, self.sigma_max)
-        if not 0 <= self.sigma_min <= self.sigma_max:
-            raise ValueError(f"sigma_min={self.sigma_min}: it lies between 0 and sigma_max.")
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether it leaves every logit as it is."""
-        return self.alpha == 0 or self.sigma_max == 0
-
-    def __call__(self, z_BC: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Perturbed logits, [B, C], all with one sigma."""
-        u = torch.rand((), generator=generator, device=z_BC.device)
-        sigma = self.sigma_min + (self.sigma_max - self.sigma_min) * u
-        xi = torch.randn(z_BC.shape, generator=generator, device=z_BC.device)
-        chosen = torch.rand(len(z_BC), 1, generator=generator, device=z_BC.device) < self.alpha
-        return perturb(z_BC, xi, chosen, sigma)

@@ -27,50 +27,46 @@ class LayerCost:
 
 
 def layer_costs(net: nn.Module, input_shape: tuple[int, int, int]) -> list[LayerCost]:
-    """Cost of every leaf module, in the order in which an image passes them.
+    """Return the cost of every leaf module, in the order in which an image passes them.
 
-    Nothing is computed: the pass runs on torch's meta device, and ``net`` is left as it is.
+    Nothing is computed: the pass of a copy runs on torch's meta device.
     """
     twin = copy.deepcopy(net).to("meta").eval()
     costs: list[LayerCost] = []
     counter = FlopCounterMode(display=False)
-    seen = 0
 
-    def add(name: str, output: object, parameters: int) -> None:
-        nonlocal seen
-        multiplications = counter.get_total_flops() // 2 - seen
-        seen += multiplications
+    def uncounted() -> int:
+        return counter.get_total_flops() // 2 - sum(cost.multiplications for cost in costs)
+
+    def add(module: nn.Module, _: object, output: object) -> None:
         shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
-        costs.append(LayerCost(name, shape, multiplications, parameters))
-
-    def after(module: nn.Module, _: object, output: object) -> None:
-        add(label(module), output, parameters(module))
+        costs.append(LayerCost(label(module), shape, uncounted(), parameters(module)))
 
     for module in twin.modules():
         if not any(module.children()):
-            module.register_forward_hook(after)
+            module.register_forward_hook(add)
     try:
         with counter, torch.no_grad():
             logits = twin(torch.empty(1, *input_shape, device="meta"))
-            outside = parameters(net) - sum(cost.parameters for cost in costs)
-            if outside or counter.get_total_flops() // 2 > seen:  # not in a leaf module
-                add("(other)", logits, outside)
-    except Exception as error:  # a module of one's own that torch's meta device cannot pass
+    except Exception as error:  # a module of a user's own that torch's meta device cannot pass
         raise InputError(f"the cost of {label(net)} cannot be counted: {error}") from error
+    outside = parameters(net) - sum(cost.parameters for cost in costs)
+    if outside or uncounted():  # not in a leaf module
+        shape = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else ()
+        costs.append(LayerCost("(other)", shape, uncounted(), outside))
     return costs
 
 
 def multiplications(net: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Multiplications of one forward pass of one image."""
+    """Return the multiplications of one forward pass of one image."""
     return sum(cost.multiplications for cost in layer_costs(net, input_shape))
 
 
 def parameters(net: nn.Module) -> int:
-    """Number of trainable values, biases included."""
+    """Return the number of trainable values, biases included."""
     return sum(p.numel() for p in net.parameters())
 
 
 def size_in_bytes(net: nn.Module) -> int:
-    """Bytes of all weights and buffers as they are stored."""
-    tensors = [*net.parameters(), *net.buffers()]
-    return sum(t.numel() * t.element_size() for t in tensors)
+    """Return the bytes of all weights and buffers as they are stored."""
+    return sum(t.numel() * t.element_size() for t in [*net.parameters(), *net.buffers()])

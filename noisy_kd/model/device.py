@@ -1,16 +1,9 @@
 """Devices, and the precision that suits them.
 
-``precision=auto`` is decided by what the device has, not by timing:
-
-| device | auto |
-|---|---|
-| CPU with AMX units | bf16 |
-| AMD CPU with AVX512-BF16 units (Zen 4 or newer) | bf16 |
-| CUDA GPU of compute capability 8.0 or more | bf16 |
-| any other, and every device with ``fast=false`` | 32 |
-
-On Intel CPUs AVX512-BF16 without AMX is no gain: lenet_cifar trains at 0.60 times the
-speed of float32 there, on an AMD EPYC at 1.62 times.
+``precision=auto`` is bf16 on CPUs with AMX units, on AMD CPUs with AVX512-BF16 units (Zen 4 or
+newer) and on CUDA GPUs of compute capability 8.0 or more; 32 on any other device and with
+``fast=false``. On Intel CPUs AVX512-BF16 without AMX is no gain: lenet_cifar trains at 0.60 times
+the speed of float32 there, on an AMD EPYC at 1.62 times.
 """
 
 from __future__ import annotations
@@ -27,10 +20,7 @@ from noisy_kd.errors import InputError
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """Return the device of a run on a single one.
-
-    Args:
-        accelerator: ``cpu``, ``gpu``, ``mps``, or ``auto`` for the best there is.
+    """Return the device of ``cpu``, ``gpu``, ``mps``, or for ``auto`` the best there is.
 
     Raises:
         InputError: if it is not there.
@@ -39,22 +29,22 @@ def choose_device(accelerator: str) -> torch.device:
     if not found.get(accelerator, True):
         name = {"gpu": "GPU", "mps": "Apple GPU"}[accelerator]
         raise InputError(f"trainer.accelerator={accelerator}: no {name} found; use trainer=cpu.")
-    if accelerator == "gpu" or (accelerator == "auto" and found["gpu"]):
+    if accelerator == "auto":
+        accelerator = next((name for name, is_there in found.items() if is_there), "cpu")
+    if accelerator == "gpu":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if accelerator == "mps" or (accelerator == "auto" and found["mps"]):
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device(accelerator)
 
 
 def resolve_precision(precision: str, fast: bool, device: torch.device) -> str:
-    """Return ``32`` or ``bf16``: what is asked for, or for ``auto`` what the table above says."""
+    """Return ``32`` or ``bf16``: what is asked for, or for ``auto`` as stated above."""
     if precision != "auto":
         return precision
     return "bf16" if fast and has_bf16_units(device) else "32"
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Return whether the device multiplies bf16 matrices faster than float32, by the table."""
+    """Return whether the device multiplies bf16 matrices faster than float32, see above."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":

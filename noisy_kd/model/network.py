@@ -1,15 +1,18 @@
-"""The paper's notation <-> nn.Sequential.
+"""Networks: in the paper's notation, or any module by its import path.
 
-A ReLU follows every C and FC but the last of them; pools round up (Caffe's rule, without which
-NIN's AP8 would see 7x7). Initial weights, where the paper is silent: He et al. 2015, normal,
-fan-in, biases zero; with torch's default NIN learns far more slowly.
+In the notation a ReLU follows every C and FC but the last of them; pools round up (Caffe's rule,
+without which NIN's AP8 would see 7x7). Initial weights, where the paper is silent: He et al. 2015,
+normal, fan-in, biases zero; with torch's default NIN learns far more slowly.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +21,6 @@ from torch import Tensor, nn
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation as nt
 from noisy_kd.model.layers import Dropout
-from noisy_kd.model.modules import instantiate
 
 OWN_LAYERS = (
     *(nn.Sequential, nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.ReLU),
@@ -61,7 +63,7 @@ def network(
         net.append(nn.Flatten())
     if classes is not None and x.numel() != classes:
         raise InputError(
-            f"{nt.notation(layers)} gives {x.numel()} logits for images of {_image(input_shape)}, "
+            f"{nt.notation(layers)} gives {x.numel()} logits for images of {_size(input_shape)}, "
             f"but the data has {classes} classes."
         )
     try:
@@ -72,23 +74,90 @@ def network(
     return net
 
 
+def instantiate(
+    target: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+) -> nn.Module:
+    """Return the network that a class or function makes; the seed decides its initial weights.
+
+    ``num_classes`` is passed to it if it takes that. Its dropout layers become this project's, so
+    that networks side by side do not disturb each other's draws.
+
+    Raises:
+        InputError: if it cannot be imported or called, or does not fit the images or the classes.
+    """
+    net = _call(target, classes, seed, arguments)
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, Dropout(child.p))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a lazy module draws its weights now
+            logits = tuple(logits_of(net.eval()(torch.zeros(1, *input_shape))).shape)
+            logits_of(copy.deepcopy(net).train()(torch.zeros(2, *input_shape)))
+    except Exception as error:  # whatever it raises on images that it was not made for
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{target} does not fit images of {_size(input_shape)}: {why}") from error
+    if len(logits) != 2 or logits[1] != classes:
+        raise InputError(f"{target} gives {logits} for one image: logits of shape (1, {classes}).")
+    return net.train()
+
+
+def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        make = pkgutil.resolve_name(target)
+        names = inspect.signature(make).parameters
+    except (ImportError, AttributeError) as error:
+        why = f"cannot be imported ({error}): name a class or function."
+        raise InputError(f"{target} {why}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{target} is no class or function that makes a network.") from error
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())
+    default = {"num_classes": classes} if takes_any or "num_classes" in names else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            net = make(**(default | dict(arguments)))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{target} cannot be made: {error}.") from error
+    if not isinstance(net, nn.Module):
+        raise InputError(f"{target} makes {type(net).__name__}, which is no torch.nn.Module.")
+    return net
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a network returns: the tensor itself, ``.logits``, or the first.
+
+    Raises:
+        TypeError: if there are none.
+    """
+    inner = getattr(output, "logits", output)
+    if isinstance(inner, Mapping):
+        inner = inner.get("logits")
+    elif isinstance(inner, tuple | list) and inner:
+        inner = inner[0]
+    if isinstance(inner, Tensor):
+        return inner
+    raise TypeError(
+        f"a network returned {type(output).__name__}: it must return logits [B, C], an object with "
+        "logits, or a tuple whose first entry they are."
+    )
+
+
 def from_settings(
     settings: Mapping[str, Any], layers: str, input_shape: tuple[int, int, int], classes: int
 ) -> nn.Module:
     """Return the network of a finished run.
 
-    Args:
-        settings: of the student, as ``result.json`` has them.
-        layers: its notation; not used if the settings name a ``_target_``.
-        input_shape: (channels, height, width) of one image.
-        classes: how many logits there are.
-
-    Raises:
-        InputError: if it cannot be made any more.
+    ``settings`` are the student's of ``result.json``, ``layers`` its notation, if it has one.
     """
     if "_target_" not in settings:
         return network(layers, input_shape, classes)
-    own = {key: one for key, one in settings.items() if key not in ("_target_", "dropout")}
+    own = {key: value for key, value in settings.items() if key not in ("_target_", "dropout")}
     return instantiate(settings["_target_"], input_shape, classes, arguments=own)
 
 
@@ -98,7 +167,7 @@ def draws_globally(net: nn.Module) -> bool:
 
 
 def architecture(net: nn.Module) -> str:
-    """Return a text that tells networks of different structure apart: the notation if it has one.
+    """Return a text that distinguishes structures: the notation if the network has one.
 
     It identifies stored teachers and logits, together with a digest of the weights.
     """
@@ -114,31 +183,28 @@ def notation_of(net: nn.Module) -> str:
     Raises:
         ValueError: for a module that the notation has no word for.
     """
-    if type(net) is not nn.Sequential:
-        raise ValueError(f"the notation has no word for {type(net).__name__}")
-    return nt.notation(tuple(layer for module in net for layer in _layers(module)))
+    modules = net if type(net) is nn.Sequential else [net]
+    layers = [_layer(m) for m in modules if not isinstance(m, nn.ReLU | nn.Flatten)]
+    if type(net) is not nn.Sequential or None in layers:
+        raise ValueError(f"the notation has no word for {net}")
+    return nt.notation(tuple(filter(None, layers)))
 
 
 def upto(net: nn.Module, place: str | None) -> nn.Sequential:
-    """Return the first part of a net, up to a layer and its ReLU; it shares the weights.
+    """Return the first part of a net, up to a hidden layer and its ReLU; it shares the weights.
 
-    Args:
-        net: as :func:`network` makes it.
-        place: of a hidden layer in the notation: ``C2`` is the second convolution, ``FC1`` the
-            first fully connected layer; None for the middle one of all of them.
+    ``place`` is ``C2`` for the second convolution, ``FC1`` for the first fully connected layer,
+    None for the middle one of all of them.
 
     Raises:
         InputError: if there is no such hidden layer; the message names those there are.
     """
     if type(net) is not nn.Sequential:
         raise InputError(f"{type(net).__name__} is not in the paper's notation: no layer by place.")
-    places: dict[str, int] = {}
-    counts = {"C": 0, "FC": 0}
-    for i, module in enumerate(net):
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            kind = "C" if isinstance(module, nn.Conv2d) else "FC"
-            counts[kind] += 1
-            places[f"{kind}{counts[kind]}"] = i
+    convolutions = [i for i, module in enumerate(net) if isinstance(module, nn.Conv2d)]
+    full = [i for i, module in enumerate(net) if isinstance(module, nn.Linear)]
+    places = {f"C{n}": i for n, i in enumerate(convolutions, start=1)}
+    places |= {f"FC{n}": i for n, i in enumerate(full, start=1)}
     hidden = list(places)[:-1]
     if not hidden:
         raise InputError(f"{notation_of(net)} has no hidden layer.")
@@ -150,34 +216,22 @@ def upto(net: nn.Module, place: str | None) -> nn.Sequential:
 
 
 def with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
-    """Return the frozen net in eval mode, but with active dropout.
+    """Return a copy of the net in eval mode, but with active dropout of this probability.
 
-    All its dropout layers take this probability; a net in the paper's notation without any gets one
-    after its last hidden layer, and shares its weights. Of another module it is a copy.
+    A net in the paper's notation without dropout gets one layer of it after its last hidden layer.
 
     Raises:
         InputError: if there is no layer to drop out.
     """
-    if not isinstance(net, nn.Sequential) or draws_globally(net):
-        return _copy_with_active_dropout(net, probability)
-    modules: list[nn.Module] = [
-        Dropout(probability) if isinstance(module, nn.Dropout) else module for module in net
-    ]
-    if not any(isinstance(module, Dropout) for module in modules):
-        weights = [i for i, m in enumerate(modules) if isinstance(m, nn.Conv2d | nn.Linear)]
-        if len(weights) < 2:
-            raise InputError(f"{notation_of(net)} has no hidden layer to drop out.")
-        end = weights[-2] + 1
-        modules.insert(end + isinstance(modules[end], nn.ReLU), Dropout(probability))
-    fickle = nn.Sequential(*modules).eval()
-    for module in fickle:
-        module.train(isinstance(module, Dropout))
-    return fickle
-
-
-def _copy_with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
     fickle = copy.deepcopy(net).eval()
     dropouts = [module for module in fickle.modules() if isinstance(module, nn.Dropout)]
+    if not dropouts and isinstance(fickle, nn.Sequential) and not draws_globally(fickle):
+        weights = [i for i, m in enumerate(fickle) if isinstance(m, nn.Conv2d | nn.Linear)]
+        if len(weights) < 2:
+            raise InputError(f"{architecture(net)} has no hidden layer to drop out.")
+        end = weights[-2] + 1
+        dropouts = [Dropout(probability)]
+        fickle.insert(end + isinstance(fickle[end], nn.ReLU), dropouts[0])
     if not dropouts:
         raise InputError(f"{type(net).__name__} has no nn.Dropout layer to keep active.")
     for module in dropouts:
@@ -187,15 +241,12 @@ def _copy_with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
 
 
 def label(module: nn.Module) -> str:
-    """The module's word in the notation, or its class's name."""
-    try:
-        return str(_layers(module)[0])
-    except (ValueError, IndexError):
-        return type(module).__name__
+    """Return the module's word in the notation, or its class's name."""
+    return str(_layer(module) or type(module).__name__)
 
 
 def initialise(net: nn.Module, generator: torch.Generator) -> None:
-    """He et al. 2015: normal with variance 2 / fan-in, biases zero."""
+    """Draw weights as He et al. 2015: normal with variance 2 / fan-in, biases zero."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = math.prod(module.weight.shape[1:])
@@ -208,55 +259,48 @@ def _modules(layer: nt.Layer, x: Tensor, with_relu: bool) -> list[nn.Module]:
     relu: list[nn.Module] = [nn.ReLU()] if with_relu else []  # in place: bf16 at half the speed
     with torch.device("meta"):
         match layer:
-            case nt.Conv():
-                return [
-                    nn.Conv2d(x.shape[1], layer.kernels, layer.kernel, layer.stride, layer.padding),
-                    *relu,
-                ]
-            case nt.Full():
+            case nt.Conv(kernel, stride, padding, kernels):
+                return [nn.Conv2d(x.shape[1], kernels, kernel, stride, padding), *relu]
+            case nt.Full(nodes):
                 flatten: list[nn.Module] = [nn.Flatten()] if x.dim() == 4 else []
-                return [*flatten, nn.Linear(math.prod(x.shape[1:]), layer.nodes), *relu]
-            case nt.Pool():
-                kind = nn.MaxPool2d if layer.kind == "MP" else nn.AvgPool2d
-                return [kind(layer.window, layer.stride, ceil_mode=True)]
-            case nt.Dropout():
-                return [Dropout(layer.probability)]
+                return [*flatten, nn.Linear(math.prod(x.shape[1:]), nodes), *relu]
+            case nt.Pool(kind, window, stride):
+                pool = nn.MaxPool2d if kind == "MP" else nn.AvgPool2d
+                return [pool(window, stride, ceil_mode=True)]
+            case nt.Dropout(probability):
+                return [Dropout(probability)]
 
 
 def _pass(module: nn.Module, x: Tensor, where: str, input_shape: tuple[int, int, int]) -> Tensor:
-    image = f"images of {_image(input_shape)}"
-    if x.dim() == 2 and isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+    is_pool = isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
+    if x.dim() == 2 and (is_pool or isinstance(module, nn.Conv2d)):
         raise InputError(f"{where} comes after a fully connected layer; C, MP and AP come before.")
-    window = getattr(module, "kernel_size", None)
-    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d) and int(window) > min(x.shape[2:]):  # type: ignore[arg-type]
-        raise InputError(f"{where} does not fit {image}: it would see only {_size(x)}.")
     try:
+        if is_pool and int(module.kernel_size) > min(x.shape[2:]):  # type: ignore[arg-type]
+            raise RuntimeError("the window is larger than its input")
         out: Tensor = module(x)
-        return out
     except RuntimeError as error:
-        raise InputError(f"{where} does not fit {image}: it would see only {_size(x)}.") from error
+        image, seen = _size(input_shape), _size(x.shape[2:])
+        raise InputError(
+            f"{where} does not fit images of {image}: it would see only {seen}."
+        ) from error
+    return out
 
 
-def _image(shape: tuple[int, int, int]) -> str:
-    return "x".join(str(n) for n in shape)
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
-def _size(x: Tensor) -> str:
-    return "x".join(str(n) for n in x.shape[2:])
-
-
-def _layers(module: nn.Module) -> list[nt.Layer]:
+def _layer(module: nn.Module) -> nt.Layer | None:
     match module:
         case nn.Conv2d():
-            (k, _), (s, _), p = module.kernel_size, module.stride, module.padding
-            return [nt.Conv(k, s, int(p[0]), module.out_channels)]
+            (kernel, _), (stride, _), padding = module.kernel_size, module.stride, module.padding
+            return nt.Conv(kernel, stride, int(padding[0]), module.out_channels)
         case nn.MaxPool2d() | nn.AvgPool2d():
             kind = "MP" if isinstance(module, nn.MaxPool2d) else "AP"
-            return [nt.Pool(kind, int(module.kernel_size), int(module.stride))]  # type: ignore[arg-type]
+            return nt.Pool(kind, int(module.kernel_size), int(module.stride))  # type: ignore[arg-type]
         case nn.Linear():
-            return [nt.Full(module.out_features)]
+            return nt.Full(module.out_features)
         case nn.Dropout():
-            return [nt.Dropout(module.p)]
-        case nn.ReLU() | nn.Flatten():
-            return []
-    raise ValueError(f"the notation has no word for {module}")
+            return nt.Dropout(module.p)
+    return None

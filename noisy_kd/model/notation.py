@@ -74,13 +74,10 @@ _TOKENS = (
 
 
 def parse(text: str) -> tuple[Layer, ...]:
-    """Read a network in the paper's notation.
-
-    Args:
-        text: for example ``"[C5(S1P2)@64-MP2(S2)]-FC1024-FC10"``; blanks are allowed between parts.
+    """Read a network in the paper's notation; blanks are allowed between parts.
 
     Raises:
-        InputError: where the text is not fully understood, with the position of the trouble.
+        InputError: where the text is not understood, with the position.
     """
     layers: list[Layer] = []
     at, open_bracket, expects_layer = 0, -1, True
@@ -154,21 +151,15 @@ def _read_layer(text: str, at: int) -> tuple[Layer, int]:
     for pattern, make in _TOKENS:
         if match := pattern.match(text, at):
             layer = make(*match.groups())
-            _check_ranges(layer, text, at)
+            sizes = [size for key, size in vars(layer).items() if key not in ("kind", "padding")]
+            if isinstance(layer, Dropout) and not 0 <= layer.probability < 1:
+                raise _trouble(text, at, "a dropout probability lies in [0, 1)")
+            if not isinstance(layer, Dropout) and min(sizes) < 1:
+                raise _trouble(text, at, "sizes, strides and counts are at least 1")
+            if max(sizes) > LARGEST:
+                raise _trouble(text, at, f"sizes, strides and counts are at most {LARGEST:,}")
             return layer, match.end()
     raise _trouble(text, at, "not a layer: expected C5(S1P2)@64, MP2(S2), AP3(S2), FC10 or D0.5")
-
-
-def _check_ranges(layer: Layer, text: str, at: int) -> None:
-    if isinstance(layer, Dropout):
-        if not 0 <= layer.probability < 1:
-            raise _trouble(text, at, "a dropout probability lies in [0, 1)")
-        return
-    sizes = [value for name, value in vars(layer).items() if name not in ("kind", "padding")]
-    if min(sizes) < 1:
-        raise _trouble(text, at, "sizes, strides and counts are at least 1")
-    if max(sizes) > LARGEST:
-        raise _trouble(text, at, f"sizes, strides and counts are at most {LARGEST:,}")
 
 
 def _trouble(text: str, at: int, why: str) -> InputError:

@@ -1,37 +1,172 @@
-"""What lies on disk: a run's directory, its identity, the store of teachers and logits."""
+"""Runs on disk: a run's directory and its result, its identity, the store of teachers and logits.
 
-from noisy_kd.runs.directory import (
-    TEACHER_LOGITS,
-    WITHOUT_TEACHER,
-    Result,
-    baseline_of,
-    file_digest,
-    finished,
-    forget,
-    load_preprocessing,
-    load_student,
-    outcome,
-    read_json,
-    read_result,
-    remove_if_untouched,
-    results,
-    write_result,
-)
+``result.json`` is the one source of every table; this module reads it without torch.
+"""
 
-__all__ = [
-    "TEACHER_LOGITS",
-    "WITHOUT_TEACHER",
-    "Result",
-    "baseline_of",
-    "file_digest",
-    "finished",
-    "forget",
-    "load_preprocessing",
-    "load_student",
-    "outcome",
-    "read_json",
-    "read_result",
-    "remove_if_untouched",
-    "results",
-    "write_result",
-]
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from noisy_kd.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Result = dict[str, Any]
+
+TEACHER_LOGITS = "teacher_logits.pt"  # of the test images, of several teachers the combined
+
+UNTOUCHED = {".hydra", "train.log", "run.lock"}
+"""What Hydra leaves in a run's directory before the run has begun."""
+
+WITHOUT_TEACHER = ("supervised",)
+"""Methods whose numbers no teacher decides."""
+
+
+def read_result(directory: Path) -> Result | None:
+    """Return the run's result, or None if it has none (yet)."""
+    return read_json(directory / "result.json")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Return a mapping from a file; None if it is not there or damaged."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_result(directory: Path, result: Result) -> None:
+    """Write ``result.json`` whole or not at all."""
+    temporary = directory / f"result.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    temporary.replace(directory / "result.json")
+
+
+def finished(directory: Path, config_hash: str) -> Result | None:
+    """Return the result of exactly this configuration, unless the run failed."""
+    result = read_result(directory) or {}
+    is_finished = result.get("config_hash") == config_hash and result.get("status") != "failed"
+    return result if is_finished else None
+
+
+def forget(directory: Path) -> None:
+    """Remove what the run has written: result, student, checkpoint, curves, evaluation."""
+    for pattern in (
+        *("result.json", "student.pt", "preprocessing.pt", TEACHER_LOGITS, "last.ckpt"),
+        *("metrics.csv", "evaluation*.json", "latency.json", "events.out.*"),
+    ):
+        for file in directory.glob(pattern):
+            file.unlink(missing_ok=True)
+
+
+def results(root: Path) -> Iterator[tuple[Path, Result]]:
+    """Yield every finished run directly below a folder."""
+    for file in sorted(root.glob("*/result.json")):
+        result = read_result(file.parent)
+        if result is not None:
+            yield file.parent, result
+
+
+def baseline_of(result: Result, root: Path) -> Result | None:
+    """Return the logit regression run with the same settings and seed, if it is below ``root``."""
+    expected = (result["settings_hash"], "logit_regression", "done")
+    for _, other in results(root):
+        if tuple(map(other.get, ("settings_hash", "method", "status"))) == expected:
+            return other
+    return None
+
+
+def outcome(directory: Path) -> float | None:
+    """Return the validation error of a run, for a sweeper.
+
+    Raises:
+        TrainingError: if the run diverged or has no result.
+    """
+    result = read_result(directory)
+    if result is None:
+        raise TrainingError(f"{directory} holds no result.")
+    if result["status"] == "diverged":
+        raise TrainingError(
+            f"{directory}: the loss is no longer finite; try a smaller optimizer.lr."
+        )
+    error: float | None = result["val_error"]
+    return error
+
+
+def remove_if_untouched(directory: Path) -> None:
+    """Remove a run's directory in which nothing has been done and no process works."""
+    if not directory.is_dir():
+        return
+    with suppress(Timeout), FileLock(directory / "run.lock", timeout=0):
+        if {file.name for file in directory.iterdir()} <= UNTOUCHED:
+            shutil.rmtree(directory)
+
+
+def load_student(directory: str | Path) -> nn.Module:
+    """Return the finished student of a run, in eval mode, on the CPU.
+
+    Its input is preprocessed images.
+
+    Raises:
+        InputError: if the directory holds no finished student, or its training did not end well.
+    """
+    from noisy_kd.model import network
+
+    result = read_result(Path(directory))
+    file = Path(directory) / "student.pt"
+    if result is not None and result.get("status") in ("diverged", "failed"):
+        raise InputError(f"{directory}: its training did not end well ({result['status']}).")
+    if result is None or not file.exists():
+        raise InputError(f"{directory} holds no finished student: name a run's directory.")
+    shape, classes = tuple(result["input_shape"]), len(result["classes"])
+    student = result["settings"]["student"]
+    net = network.from_settings(student, result["student_layers"], shape, classes)
+    net.load_state_dict(_tensors(file))
+    return net.eval()
+
+
+def load_preprocessing(directory: str | Path) -> nn.Module:
+    """Return the module from uint8 images [B, C, H, W] to the input of a run's student.
+
+    Raises:
+        InputError: if the directory does not hold it, or it is of code that cannot be imported.
+    """
+    from noisy_kd.data import preprocessing
+
+    file = Path(directory) / "preprocessing.pt"
+    if not file.exists():
+        raise InputError(f"{directory} holds no finished student: name a run's directory.")
+    content = _tensors(file)
+    return preprocessing.restored(content["kind"], content["state"])
+
+
+def file_digest(path: str) -> str:
+    """Return a fingerprint of a file's content."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    """Return what a file of a finished run holds."""
+    import torch
+
+    try:
+        content: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # of many kinds: zip, pickle, end of file
+        why = " ".join(str(error).split())[:80]
+        raise InputError(f"{file} is damaged ({why}): force=true makes the run again.") from error
+    return content

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from noisy_kd.config import Config, Network, canonical, read
-from noisy_kd.runs.directory import WITHOUT_TEACHER, file_digest
+from noisy_kd.runs import WITHOUT_TEACHER, file_digest
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -36,12 +36,9 @@ def identity(config: Config) -> dict[str, Any]:
 def resolved_precision(config: Config) -> str:
     """Return the precision that the run is computed in, ``32`` or ``bf16``.
 
-    ``auto`` is float32 for networks by their import path: whether each of their layers bears bf16
-    is not known. (On CPUs with AMX the bf16 gradient of a convolution is wrong where a part of its
-    kernel sees only padding, as in a ResNet-18 on images of 16x16.)
-
-    Raises:
-        InputError: if the accelerator is not there.
+    ``auto`` is float32 for networks by their import path: not every layer bears bf16. (On CPUs with
+    AMX the bf16 gradient of a convolution is wrong where a part of its kernel sees only padding, as
+    in a ResNet-18 on images of 16x16.)
     """
     if config.precision != "auto":
         return config.precision
@@ -55,24 +52,19 @@ def resolved_precision(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """Eight hex digits of what decides a run's numbers, and of nothing else.
-
-    Paths, store, download, force, loggers, devices and displays are left out; 0 and 0.0 are equal;
-    a network's id and its notation are equal. A teacher's checkpoint and a folder of images count
-    by their content.
-    """
+    """Return eight hex digits of what decides a run's numbers, and of nothing else."""
     return _digest(identity(config))
 
 
 def settings_hash(config: Config) -> str:
-    """The same without the method: runs that differ in nothing else can be compared."""
+    """Return the hash without the method: runs that differ in nothing else can be compared."""
     settings = identity(config)
     del settings["method"]
     return _digest(settings)
 
 
 def run_name(config: Config) -> str:
-    """Name of a run's directory: what was run, and the configuration's hash; never the clock."""
+    """Return the name of a run's directory: what is run, and the configuration's hash."""
     parts = [config.data.name, _slug(config.student_name), config.method_name]
     noise = {key: config.method.get(key) for key in ("alpha", "sigma", "temperature")}
     parts += [f"{key[0]}{value:g}" for key, value in noise.items() if _is_number(value)]
@@ -93,15 +85,14 @@ def _resolve_run_name(*, _root_: DictConfig) -> str:
 
 
 def _deciding(node: Any) -> dict[str, Any]:
-    """The fields of a node that the schema marks as identity, arguments beside the others."""
+    """Return the fields of a node that decide numbers, arguments beside the others."""
     found: dict[str, Any] = {}
     for item in fields(node):
         value = getattr(node, item.name)
         if item.metadata.get("identity", True):
             found[item.name] = _deciding(value) if is_dataclass(value) else copy.copy(value)
     if isinstance(node, Network):
-        unused = "_target_" if node._target_ is None else "layers"
-        del found[unused]
+        del found["_target_" if node._target_ is None else "layers"]
         if node.layers is not None:
             found["layers"] = canonical(node.layers)
     arguments: dict[str, Any] = found.pop("arguments", {})
@@ -109,7 +100,7 @@ def _deciding(node: Any) -> dict[str, Any]:
 
 
 def _teacher(config: Config) -> dict[str, Any]:
-    """What decides the teachers: a checkpoint and the network alone, or how it is trained, too."""
+    """Return what decides the teachers: the networks, and a checkpoint or how they are trained."""
     networks = [_deciding(Network(t.layers, t._target_, t.arguments)) for t in config.teachers]
     if len(networks) > 1:
         networks = [{"layers": [network["layers"] for network in networks]}]
@@ -119,7 +110,7 @@ def _teacher(config: Config) -> dict[str, Any]:
         key = {} if (key := config.teacher.checkpoint_key) is None else {"checkpoint_key": key}
         return {"checkpoint": file_digest(config.teacher.checkpoint)} | key | networks[0]
     own = {"layers", "_target_", *config.teacher.arguments}
-    trained = {key: one for key, one in _deciding(config.teacher).items() if key not in own}
+    trained = {key: v for key, v in _deciding(config.teacher).items() if key not in own}
     return trained | networks[0]
 
 

@@ -25,7 +25,7 @@ from noisy_kd.method import Method
 from noisy_kd.model import network as networks
 from noisy_kd.model import notation
 from noisy_kd.model.device import choose_device
-from noisy_kd.model.modules import instantiate
+from noisy_kd.model.network import instantiate
 from noisy_kd.runs.identity import resolved_precision
 from noisy_kd.training import numerics as numerics_of
 from noisy_kd.training.callbacks import BestEpoch

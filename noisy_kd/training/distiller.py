@@ -23,8 +23,7 @@ from noisy_kd.data.dataset import generator_key
 from noisy_kd.method.method import Method
 from noisy_kd.method.methods import logit_regression
 from noisy_kd.model.layers import set_dropout_generator
-from noisy_kd.model.modules import logits_of
-from noisy_kd.model.network import with_active_dropout
+from noisy_kd.model.network import logits_of, with_active_dropout
 from noisy_kd.training.hints import HintStage
 from noisy_kd.training.numerics import Numerics
 

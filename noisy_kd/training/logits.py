@@ -22,8 +22,7 @@ from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.dataset import ImageDataset, WithColumns, keyed_generator, loader
 from noisy_kd.method.method import Method
 from noisy_kd.model.layers import set_dropout_generator
-from noisy_kd.model.modules import logits_of
-from noisy_kd.model.network import architecture, with_active_dropout
+from noisy_kd.model.network import architecture, logits_of, with_active_dropout
 
 log = logging.getLogger(__name__)
 

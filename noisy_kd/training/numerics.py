@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from noisy_kd.model.modules import logits_of
+from noisy_kd.model.network import logits_of
 
 Net = TypeVar("Net", bound=nn.Module)
 

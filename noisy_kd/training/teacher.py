@@ -17,7 +17,7 @@ from noisy_kd.data.dataset import loader
 from noisy_kd.errors import TrainingError
 from noisy_kd.method import methods
 from noisy_kd.method.noise import RandomLabels, RandomShift
-from noisy_kd.model.batch_norm import folded, with_batch_norm
+from noisy_kd.model.layers import folded, with_batch_norm
 from noisy_kd.model.network import architecture, draws_globally
 from noisy_kd.training import build
 from noisy_kd.training.callbacks.logs import close
