@@ -75,6 +75,7 @@ def test_what_does_not_fit_the_data_is_refused(text, what):
 def test_modules_without_a_word_are_named_or_refused():
     assert label(nn.Tanh()) == "Tanh"
     assert label(nn.ReLU()) == "ReLU"
+    assert label(nn.Conv2d(1, 1, 3, padding="same")) == "Conv2d"
     with pytest.raises(ValueError, match="no word"):
         notation_of(nn.Sequential(nn.Tanh()))
 

@@ -69,11 +69,12 @@ class WithColumns(Dataset[tuple[Any, ...]]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: Any) -> tuple[Any, ...]:
-        def rows(column: Tensor) -> Tensor:
-            is_tensor = isinstance(index, Tensor)
-            return column[index.to(column.device, non_blocking=True) if is_tensor else index]
+        def rows_of(column: Tensor) -> Tensor:
+            if isinstance(index, Tensor):
+                return column[index.to(column.device, non_blocking=True)]
+            return column[index]
 
-        return (*self.dataset[index], *map(rows, self.columns))
+        return (*self.dataset[index], *map(rows_of, self.columns))
 
 
 class EpochOrder(Sampler[Tensor]):

@@ -293,12 +293,12 @@ def _size(shape: Sequence[int]) -> str:
 
 def _layer(module: nn.Module) -> nt.Layer | None:
     match module:
-        case nn.Conv2d():
-            (kernel, _), (stride, _), padding = module.kernel_size, module.stride, module.padding
-            return nt.Conv(kernel, stride, int(padding[0]), module.out_channels)
-        case nn.MaxPool2d() | nn.AvgPool2d():
-            kind = "MP" if isinstance(module, nn.MaxPool2d) else "AP"
-            return nt.Pool(kind, int(module.kernel_size), int(module.stride))  # type: ignore[arg-type]
+        case nn.Conv2d(kernel_size=(kernel, _), stride=(stride, _), padding=(int(padding), _)):
+            return nt.Conv(kernel, stride, padding, module.out_channels)
+        case nn.MaxPool2d(kernel_size=int(window), stride=int(stride)):
+            return nt.Pool("MP", window, stride)
+        case nn.AvgPool2d(kernel_size=int(window), stride=int(stride)):
+            return nt.Pool("AP", window, stride)
         case nn.Linear():
             return nt.Full(module.out_features)
         case nn.Dropout():

@@ -118,12 +118,12 @@ def notation(layers: tuple[Layer, ...]) -> str:
 
 
 def output_layer(layers: tuple[Layer, ...]) -> int:
-    """Index of the layer that makes the logits: the last C or FC."""
+    """Return the index of the layer that makes the logits: the last C or FC."""
     return max(i for i, layer in enumerate(layers) if isinstance(layer, Conv | Full))
 
 
 def with_classes(layers: tuple[Layer, ...], classes: int) -> tuple[Layer, ...]:
-    """The same network with another number of logits."""
+    """Return the network with another number of logits."""
     at = output_layer(layers)
     last = layers[at]
     new = replace(last, kernels=classes) if isinstance(last, Conv) else Full(classes)
@@ -131,7 +131,7 @@ def with_classes(layers: tuple[Layer, ...], classes: int) -> tuple[Layer, ...]:
 
 
 def with_dropout(layers: tuple[Layer, ...], probability: float) -> tuple[Layer, ...]:
-    """The same network with dropout after its last hidden FC layer ([NT] Table 5).
+    """Return the network with dropout after its last hidden FC layer ([NT] Table 5).
 
     Raises:
         InputError: if the network has no hidden FC layer.
