@@ -6,6 +6,7 @@ Everything here works without torch and Hydra, so that wrong settings are refuse
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -77,9 +78,19 @@ class Network:
     def __str__(self) -> str:
         """The id in conf/model, the notation, or the import path with its arguments."""
         if self._target_ is None:
-            return network_name(str(self.layers))
+            text = canonical(str(self.layers))
+            return named_networks().get(text, text)
         given = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
         return f"{self._target_}({given})" if given else self._target_
+
+
+@dataclass
+class Input:
+    """Pixels that a teacher expects: size, and mean and deviation of the channels in [0, 1]."""
+
+    size: int | None = _checked(None, least=1)
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
 
 @dataclass
@@ -87,7 +98,8 @@ class Teacher(Network):
     """Group ``model@teacher`` and how the teacher is trained."""
 
     checkpoint: str | None = None
-    checkpoint_key: str | None = field(default=None, metadata=PLACE)  # counts with a checkpoint
+    checkpoint_key: str | None = field(default=None, metadata=PLACE)  # identity where it is set
+    input: Input = field(default_factory=Input, metadata=PLACE)  # likewise
     max_epochs: int = _checked(1, least=1)
     lr: float = _checked(1e-3, above=0)
     weight_decay: float = _checked(0.0, least=0)
@@ -208,6 +220,9 @@ def read(cfg: DictConfig) -> Config:
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise InputError(_explain(error)) from error
+    for node, key in ((config, "store"), (config.data, "root"), (config.teacher, "checkpoint")):
+        if path := getattr(node, key):
+            setattr(node, key, os.path.expanduser(path))
     _check_ranges(config)
     _check_method(config.method)
     if config.trainer.devices > 1 and config.trainer.strategy != "ddp":
@@ -250,12 +265,6 @@ def _check_networks(config: Config) -> None:
             notation.with_dropout(parsed, dropout)
 
 
-def network_name(layers: str) -> str:
-    """Return the id in conf/model of a network in the paper's notation, or the notation itself."""
-    text = canonical(layers)
-    return named_networks().get(text, text)
-
-
 def canonical(layers: str) -> str:
     """Return a network's notation as this project prints it."""
     return notation.notation(notation.parse(layers))
@@ -264,9 +273,12 @@ def canonical(layers: str) -> str:
 @cache
 def named_networks() -> dict[str, str]:
     """Return the id of every network in conf/model, by its notation."""
-    files = sorted((CONF / "model").glob("*.yaml"))
-    layers = {file.stem: yaml.safe_load(file.read_text()).get("layers") for file in files}
-    return {canonical(text): name for name, text in layers.items() if text}
+    names = {}
+    for file in sorted((CONF / "model").glob("[!.]*.yaml")):
+        node = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if node.get("layers"):
+            names[canonical(node["layers"])] = file.stem
+    return names
 
 
 def _explain(error: OmegaConfBaseException) -> str:
@@ -319,8 +331,7 @@ def _check_method(method: dict[str, Any]) -> None:
     teachers = method.get("teachers", ["one"])
     is_list = isinstance(teachers, list) and all(isinstance(name, str) for name in teachers)
     if not is_list or not teachers:
-        names = "a list of networks, as in [nin,lenet]"
-        raise InputError(f"method.teachers={teachers} must be {names}.")
+        raise InputError(f"method.teachers={teachers} must be a list, for example [nin,lenet].")
     for key, most in (("alpha", 1.0), ("sigma", None)):
         value = method.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):

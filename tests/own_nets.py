@@ -1,5 +1,6 @@
 """Networks outside the package, named by their import path."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -47,3 +48,65 @@ class Random(nn.Module):
     def forward(self, x):
         states, _ = self.rows(x.squeeze(1))
         return nn.functional.dropout(states[:, -1], 0.3, self.training) @ self.weight
+
+
+class InPlace(nn.Module):
+    """Normalises its images in place, as ``x -= mean; x /= std`` does."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def forward(self, x):
+        x -= 0.3
+        x /= 0.25
+        return self.body(x)
+
+
+class NumpyNoise(nn.Module):
+    """Draws its first weights, and noise at each step, with NumPy."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+        with torch.no_grad():
+            self.body[1].weight.copy_(torch.from_numpy(0.1 * np.random.randn(num_classes, 64)))
+
+    def forward(self, x):
+        if self.training:
+            x = x + torch.from_numpy(np.random.randn(*x.shape).astype(np.float32)) / 10
+        return self.body(x)
+
+
+class Rows(nn.Module):
+    """Rows as a sequence; the first state is made in forward, as in many tutorials."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 32, batch_first=True)
+        self.fc = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        h0, c0 = torch.zeros(1, x.size(0), 32), torch.zeros(1, x.size(0), 32)
+        out, _ = self.lstm(x.squeeze(1), (h0, c0))
+        return self.fc(out[:, -1])
+
+
+class Branch(nn.Module):
+    """Asks its images whether they are in 0..255; returns logits and features."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.hidden, self.fc = nn.Linear(64, 32), nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        if x.max() > 1:
+            x = x / 255
+        features = self.hidden(x.flatten(1)).relu()
+        return self.fc(features), {"feats": [features]}
+
+
+def colour(num_classes: int = 10):
+    """Takes colour images of 16x16."""
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, num_classes))
+    return nn.Sequential(*layers)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from noisy_kd.cli.arguments import compose
 from noisy_kd.cli.errors import one_line
-from noisy_kd.config import CONF, check_range, network_name
+from noisy_kd.config import CONF, Network, check_range
 from noisy_kd.errors import InputError
 from noisy_kd.runs.identity import config_hash, run_name, settings_hash
 
@@ -146,7 +146,7 @@ def test_data_sets_choose_their_networks_and_noise():
         assert (config.method["alpha"], config.method["sigma"]) == (alpha, sigma)
         assert config.data.batch_size == 64
     assert compose(["data=mnist", "model@student=shallow1"]).student_name == "shallow1"
-    assert network_name("FC3") == "FC3"
+    assert str(Network("FC3")) == "FC3"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from noisy_kd.cli.arguments import compose
 from noisy_kd.deploy import export as exporting
 from noisy_kd.deploy.export import export
 from noisy_kd.deploy.formats import ENDINGS, runner
-from noisy_kd.deploy.predict import load, read_image
+from noisy_kd.deploy.predict import load
 from noisy_kd.errors import InputError
 from noisy_kd.runs import load_preprocessing, load_student, read_result, write_result
 from noisy_kd.training.finished import load_data, teacher_test_logits, untrained_teacher
@@ -141,23 +141,55 @@ def test_files_are_classified_by_a_run_and_by_an_exported_file(finished, images,
         assert done.stderr == ""
 
 
-def test_images_of_other_sizes_and_colours_are_fitted(tmp_path):
-    colours = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    Image.fromarray(colours).save(tmp_path / "colour.png")
-    assert read_image(tmp_path / "colour.png", [1, 8, 8]).shape == (1, 1, 8, 8)
-    same = read_image(tmp_path / "colour.png", [3, 20, 30])
-    assert torch.equal(same[0].permute(1, 2, 0), torch.from_numpy(colours))
+def test_good_files_are_answered_and_broken_ones_named(finished, images, tmp_path):
+    files, _ = images
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(files[0].read_bytes()[:60])
+    slide = tmp_path / "slide.png"
+    Image.new("1", (20000, 10000)).save(slide)
+    done = command("predict", finished, files[0], broken, slide, files[1])
+    assert done.code == 1
+    assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [*map(str, files[:2])]
+    assert f"{broken} cannot be read as an image" in done.stderr
+    assert f"{slide} cannot be read as an image" in done.stderr
+    assert "2 of 4 files" in done.stderr
+    assert command("predict", finished, broken).code == 2
 
 
-def test_an_image_of_another_size_is_scaled_with_a_message(tmp_path, capsys):
-    Image.new("L", (28, 20), 255).save(tmp_path / "large.png")
-    pixels = read_image(tmp_path / "large.png", [3, 8, 10])
-    assert pixels.shape == (1, 3, 8, 10) and int(pixels.min()) == 255
-    assert capsys.readouterr().err.endswith("large.png: scaled from 28x20 to 10x8\n")
+def test_the_most_probable_classes_as_json_and_csv(finished, images):
+    files, pixels = images
+    p = load_student(finished)(load_preprocessing(finished)(pixels)).softmax(dim=1).topk(3)
+    done = command("predict", finished, *files, "--top", "3", "--format", "json")
+    answers = json.loads(done.stdout)
+    assert [[int(name) for name in answer["classes"]] for answer in answers] == p.indices.tolist()
+    assert answers[0]["probabilities"] == pytest.approx(p.values[0].tolist(), rel=1e-5)
+    lines = command("predict", finished, *files, "--format", "csv").stdout.splitlines()
+    assert lines[0] == "file,class,probability"
+    assert lines[1].split(",")[:2] == [str(files[0]), str(p.indices[0, 0].item())]
+
+
+def test_files_stored_in_another_way_are_the_same_image(finished, images, tmp_path):
+    """16 bits, turned by EXIF, 8 bits of colour; what is altered is said."""
+    files, pixels = images
+    plain = command("predict", finished, *files).stdout
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image, file in zip(pixels[:, 0].numpy(), files, strict=True):
+        Image.fromarray(image.astype(np.uint16) * 257).save(file)
+    deep = command("predict", finished, *files)
+    assert deep.stdout == plain
+    assert "16 bits scaled to 8" in deep.stderr
+    for image, file in zip(pixels[:, 0].numpy(), files, strict=True):
+        Image.fromarray(image).rotate(90, expand=True).convert("RGB").save(file, exif=exif)
+    turned = command("predict", finished, *files)
+    assert turned.stdout == plain
+    assert "EXIF" in turned.stderr
+    Image.new("LA", (28, 20), (0, 0)).save(files[0])
+    clear = command("predict", finished, files[0])
+    assert "transparency composited on white, scaled from 28x20 to 8x8" in clear.stderr
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
-    (tmp_path / "text.png").write_text("no image")
     export(finished, "onnx", False, output=tmp_path / "bare.onnx")
     torch.export.save(
         torch.export.export(torch.nn.ReLU(), (torch.zeros(1),)), tmp_path / "some.pt2"
@@ -168,8 +200,6 @@ def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
         load(tmp_path / "some.pt2")
     with pytest.raises(InputError, match="there is no"):
         load(tmp_path / "none.onnx")
-    with pytest.raises(InputError, match="cannot be read as an image"):
-        read_image(tmp_path / "text.png", [1, 8, 8])
 
 
 @pytest.mark.parametrize("options", [("--format", "safetensors", "--int8", "static"), ()])

@@ -14,6 +14,7 @@ from noisy_kd.deploy import export as exporting
 from noisy_kd.deploy.export import export
 from noisy_kd.deploy.formats import load_safetensors
 from noisy_kd.errors import InputError
+from noisy_kd.method.methods import logit_regression
 from noisy_kd.model import complexity
 from noisy_kd.model.network import (
     architecture,
@@ -25,6 +26,7 @@ from noisy_kd.model.network import (
 from noisy_kd.runs.identity import config_hash, run_name
 from noisy_kd.training import build
 from noisy_kd.training.checkpoints import read_checkpoint
+from noisy_kd.training.distiller import Distiller
 from noisy_kd.training.stages import prepare, run
 
 SMALL, RANDOM = "own_nets.Small", "own_nets.Random"
@@ -289,3 +291,78 @@ def test_the_students_seed_decides_the_draws_of_its_own_layers(short, tmp_path):
         weights.append(nn.utils.parameters_to_vector(net.parameters()))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("name", ["InPlace", "NumpyNoise", "Rows", "Branch"])
+def test_an_awkward_module_learns_in_a_stack_what_it_learns_alone(name, short, tmp_path):
+    grid = [("seed=1", "method.sigma=0"), ("seed=1", "method.sigma=0.3"), ("seed=2",)]
+    configs = [short(*own(f"own_nets.{name}"), *settings) for settings in grid]
+    places = [tmp_path / str(k) for k in range(3)]
+    alone = [tmp_path / f"alone{k}" for k in range(3)]
+    for place in (*places, *alone):
+        place.mkdir()
+    stacked = run(configs, places)
+    for config, place, result in zip(configs, alone, stacked, strict=True):
+        (single,) = run([config], [place])
+        assert (single["val_error"], single["test_errors"]) == (
+            result["val_error"],
+            result["test_errors"],
+        )
+        assert result["multiplications"] > 0
+
+
+def test_a_teacher_that_changes_its_input_leaves_the_students_images_alone(short, tmp_path):
+    net = instantiate("own_nets.InPlace", SHAPE, 10)
+    x = torch.rand(2, *SHAPE)
+    before = x.clone()
+    distiller = Distiller(network("FC5-FC10", SHAPE), net, logit_regression())
+    distiller.loss(x, torch.zeros(2, dtype=torch.long))
+    assert torch.equal(x, before)
+
+
+def test_an_export_that_torch_cannot_trace_is_one_line(short, tmp_path):
+    run([short(*own("own_nets.Branch"))], [tmp_path])
+    with pytest.raises(InputError, match="cannot be exported as torch_export"):
+        export(tmp_path, "torch_export")
+
+
+def test_a_teacher_that_expects_other_pixels(short, tmp_path, caplog):
+    """Its error near chance is a warning, and settings mend it."""
+    data = prepare([short()]).data
+    net = network("FC64-FC10", SHAPE, seed=3)
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    x, y = data.training_set()[torch.arange(len(data.training_set()))]
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(net((x - 0.9) / 0.1), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.save(net.state_dict(), tmp_path / "t.pt")
+    caplog.set_level("INFO")
+    teacher = ("teacher.layers=FC64-FC10", f"teacher.checkpoint={tmp_path / 't.pt'}")
+    (tmp_path / "plain").mkdir()
+    (plain,) = run([short(*teacher)], [tmp_path / "plain"])
+    assert plain["teacher_val_error"] > 0.68
+    assert "near chance" in caplog.text
+    caplog.clear()
+    own_pixels = ("teacher.input.mean=[0.9]", "teacher.input.std=[0.1]")
+    (mended,) = run([short(*teacher, *own_pixels)], [tmp_path])
+    assert mended["teacher_val_error"] < 0.1
+    assert "near chance" not in caplog.text
+    assert f"val error {100 * mended['teacher_val_error']:.2f}%" in caplog.text
+    assert mended["config_hash"] != plain["config_hash"]
+
+
+def test_a_teacher_of_larger_colour_images(short, tmp_path):
+    bigger = ("teacher.input.size=16", "teacher.input.mean=[0.4,0.4,0.4]")
+    bigger += ("teacher.input.std=[0.2,0.2,0.2]", "teacher._target_=own_nets.colour")
+    (result,) = run([short("model@teacher=module", *bigger)], [tmp_path])
+    assert result["teacher_val_error"] < 0.5
+
+
+def test_hints_between_modules_by_their_names(short, tmp_path):
+    settings = ("method=fitnets", "method.hint_epochs=1", "method.hint=conv", "method.guided=norm")
+    (result,) = run([short(*own(SMALL), *own(SMALL, "teacher"), *settings)], [tmp_path])
+    assert result["status"] == "done"
+    with pytest.raises(InputError, match="Small has no layer cnv: name one, such as conv"):
+        prepare([short(*own(SMALL), *own(SMALL, "teacher"), *settings, "method.hint=cnv")])

@@ -1,6 +1,7 @@
 """Whole runs on the digits, in this process."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -306,6 +307,7 @@ def test_curves_have_each_epoch_once_though_some_are_made_again(go, monkeypatch)
         StepCounter(patch, stop_after=90)
         with pytest.raises(RuntimeError):
             go("trainer.max_epochs=6")
+    time.sleep(1.1)  # event files are ordered by the second
     with monkeypatch.context() as patch:
         after = StepCounter(patch)
         _, directory = go("trainer.max_epochs=6")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -16,6 +17,9 @@ ACTIONS = {  # Hydra's options that say what to do
     *("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve"),
     *("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"),
 }
+
+
+PATHS = ("data.root", "store", "teacher.checkpoint", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def for_hydra(arguments: Sequence[str]) -> list[str]:
@@ -48,11 +52,22 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
             )
     acts = any(argument.split("=")[0] in ACTIONS for argument in arguments)
     multirun = name in sweeps and not acts and "hydra.mode=RUN" not in arguments
-    return ["--multirun"] * multirun + [_opened(argument) for argument in arguments]
+    lists = multirun or bool({"-m", "--multirun"} & set(arguments))
+    return ["--multirun"] * multirun + [_typed(argument, lists) for argument in arguments]
+
+
+def _typed(argument: str, multirun: bool = False) -> str:
+    """Return a setting with its path quoted, so that Hydra's grammar leaves it as it was typed."""
+    key, equals, value = _opened(argument).partition("=")
+    is_list = multirun and "," in value
+    if key.lstrip("+") not in PATHS or not value or value[0] in "'\"" or value == "null" or is_list:
+        return key + equals + value
+    quoted = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+    return f"{key}='{quoted}'"
 
 
 def _opened(argument: str) -> str:
-    """A setting of an argument of somebody else's class, as an addition."""
+    """Return a setting of an argument of somebody else's class as an addition."""
     node, _, rest = argument.partition(".")
     key, equals, _ = rest.partition("=")
     is_own = node in OPEN and key.split(".")[0] in {item.name for item in fields(OPEN[node])}
@@ -66,4 +81,4 @@ def compose(overrides: Sequence[str], name: str = "config") -> Config:
         InputError: see :func:`noisy_kd.config.read`; Hydra's own errors pass through.
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return read(hydra_compose(name, [_opened(override) for override in overrides]))
+        return read(hydra_compose(name, [_typed(override) for override in overrides]))

@@ -61,7 +61,8 @@ def export(
 
     net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
     result = runs.read_result(directory) or {}
-    about = {key: result[key] for key in ("classes", "input_shape")} | {"preprocessing": ""}
+    about = {key: result.get(key) for key in ("classes", "input_shape", "bits")}
+    about["preprocessing"] = ""
     about |= {"layers": result["student_layers"], "student": result["settings"]["student"]}
     model, takes = net.eval(), preprocessing
     if with_preprocessing:

@@ -82,16 +82,22 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
     import torch
 
     batch = {0: torch.export.Dim("batch", min=1)}
-    if form == "safetensors":
-        from safetensors.torch import save_file
+    try:
+        if form == "safetensors":
+            from safetensors.torch import save_file
 
-        tensors = {name: one.contiguous() for name, one in model.state_dict().items()}
-        save_file(tensors, file, {"noisy_kd": json.dumps(about)})
-    elif form == "torch_export":
-        exported = torch.export.export(model, (example,), dynamic_shapes=(batch,))
-        torch.export.save(exported, file, extra_files={"noisy_kd": json.dumps(about)})
-    else:
-        _write_onnx(model, example, file, about, batch)
+            tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            save_file(tensors, file, {"noisy_kd": json.dumps(about)})
+        elif form == "torch_export":
+            exported = torch.export.export(model, (example,), dynamic_shapes=(batch,))
+            torch.export.save(exported, file, extra_files={"noisy_kd": json.dumps(about)})
+        else:
+            _write_onnx(model, example, file, about, batch)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # torch.export's, of a network that it cannot trace
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"the student cannot be exported as {form}: {why}") from error
 
 
 def _write_onnx(
@@ -170,3 +176,29 @@ def session(file: Path) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+
+
+def metadata(file: Path) -> dict[str, Any]:
+    """Return what the export has written into the file.
+
+    Raises:
+        InputError: if nothing is there.
+    """
+    text = None
+    if file.suffix == ".onnx":
+        text = session(file).get_modelmeta().custom_metadata_map.get("noisy_kd")
+    elif file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as content:
+            text = (content.metadata() or {}).get("noisy_kd")
+    elif file.suffix == ".pt2":
+        import torch
+
+        extra = {"noisy_kd": ""}
+        torch.export.load(file, extra_files=extra)
+        text = extra["noisy_kd"] or None
+    if text is None:
+        raise InputError(f"{file} says nothing of its classes: name the run's directory instead.")
+    about: dict[str, Any] = json.loads(text)
+    return about

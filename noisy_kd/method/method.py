@@ -104,6 +104,11 @@ class Method:
         return self.loss is losses.logit_regression and clean and self.teachers == "one"
 
     @property
+    def needs_labels(self) -> bool:
+        """Whether the student learns from labels, so that images without one are of no use."""
+        return self.loss is not losses.logit_regression
+
+    @property
     def draws_once(self) -> bool:
         """Whether noise is drawn once for the whole training."""
         return self.target is not None and self.target.resample == "once"

@@ -29,9 +29,23 @@ class LayerCost:
 def layer_costs(net: nn.Module, input_shape: tuple[int, int, int]) -> list[LayerCost]:
     """Return the cost of every leaf module, in the order in which an image passes them.
 
-    Nothing is computed: the pass of a copy runs on torch's meta device.
+    The pass of a copy runs on torch's meta device, or, of a module that this device cannot pass, on
+    the CPU.
+
+    Raises:
+        InputError: if neither passes.
     """
-    twin = copy.deepcopy(net).to("meta").eval()
+    try:
+        return _costs(net, input_shape, "meta")
+    except Exception:  # a module of a user's own, for example with a state that forward makes
+        try:
+            return _costs(net, input_shape, "cpu")
+        except Exception as error:
+            raise InputError(f"the cost of {label(net)} cannot be counted: {error}") from error
+
+
+def _costs(net: nn.Module, input_shape: tuple[int, int, int], device: str) -> list[LayerCost]:
+    twin = copy.deepcopy(net).to(device).eval()
     costs: list[LayerCost] = []
     counter = FlopCounterMode(display=False)
 
@@ -45,11 +59,8 @@ def layer_costs(net: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer
     for module in twin.modules():
         if not any(module.children()):
             module.register_forward_hook(add)
-    try:
-        with counter, torch.no_grad():
-            logits = twin(torch.empty(1, *input_shape, device="meta"))
-    except Exception as error:  # a module of a user's own that torch's meta device cannot pass
-        raise InputError(f"the cost of {label(net)} cannot be counted: {error}") from error
+    with counter, torch.no_grad():
+        logits = twin(torch.zeros(1, *input_shape, device=device))
     outside = parameters(net) - sum(cost.parameters for cost in costs)
     if outside or uncounted():  # not in a leaf module
         shape = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else ()

@@ -1,9 +1,16 @@
-"""Dropout with a generator of its own; batch normalisation as an aid in training."""
+"""Dropout with a generator of its own, other pixels for a teacher, BatchNorm as an aid."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 
@@ -21,6 +28,61 @@ class Dropout(nn.Dropout):
             return x
         uniform = torch.rand(x.shape, generator=self.generator, device=x.device)
         return x * ((uniform >= self.p) / (1 - self.p)).to(x.dtype)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed the global generators of torch, NumPy and Python, and restore them afterwards."""
+    state, python = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+            random.setstate(python)
+
+
+class TeacherInput(nn.Module):
+    """A teacher that expects other pixels than the student: another size, mean and deviation.
+
+    Args:
+        net: the teacher.
+        undo: from the student's input [B, C, H, W] to pixels in [0, 1].
+        size: height and width that the teacher expects; None leaves them.
+        mean: subtracted from each channel of the pixels in [0, 1]; grey images are repeated.
+        std: then divides each channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        undo: Callable[[Tensor], Tensor],
+        size: int | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> None:
+        super().__init__()
+        self.net, self.undo, self.size = net, undo, size
+        for name, values in (("mean", mean or (0.0,)), ("std", std or (1.0,))):
+            buffer = torch.tensor(values).view(-1, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.undo(x)
+        if self.size is not None:
+            size = (self.size, self.size)
+            x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        return self.net((x - self.mean) / self.std)
+
+    def extra_repr(self) -> str:
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        return f"size={self.size}, mean={mean}, std={std}"
 
 
 def set_dropout_generator(net: nn.Module, generator: torch.Generator | None) -> None:

@@ -8,6 +8,7 @@ normal, fan-in, biases zero; with torch's default NIN learns far more slowly.
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
 import math
 import pkgutil
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation as nt
-from noisy_kd.model.layers import Dropout
+from noisy_kd.model.layers import Dropout, seeded
 
 OWN_LAYERS = (
     *(nn.Sequential, nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.ReLU),
@@ -95,8 +96,7 @@ def instantiate(
             if type(child) is nn.Dropout:
                 setattr(module, name, Dropout(child.p))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # a lazy module draws its weights now
+        with torch.no_grad(), seeded(seed):  # a lazy module draws its weights now
             logits = tuple(logits_of(net.eval()(torch.zeros(1, *input_shape))).shape)
             logits_of(copy.deepcopy(net).train()(torch.zeros(2, *input_shape)))
     except Exception as error:  # whatever it raises on images that it was not made for
@@ -118,8 +118,7 @@ def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) ->
         raise InputError(f"{target} is no class or function that makes a network.") from error
     takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())
     default = {"num_classes": classes} if takes_any or "num_classes" in names else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         try:
             net = make(**(default | dict(arguments)))
         except (TypeError, ValueError) as error:
@@ -190,17 +189,39 @@ def notation_of(net: nn.Module) -> str:
     return nt.notation(tuple(filter(None, layers)))
 
 
-def upto(net: nn.Module, place: str | None) -> nn.Sequential:
+class Upto(nn.Module):
+    """The output of a module inside another, by its name in ``named_modules``."""
+
+    def __init__(self, net: nn.Module, name: str) -> None:
+        super().__init__()
+        self.net, self.name = net, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: list[Tensor] = []
+        module = self.net.get_submodule(self.name)
+        hook = module.register_forward_hook(lambda _, __, output: outputs.append(output))
+        try:
+            self.net(x.clone())
+        finally:
+            hook.remove()
+        return outputs[0]
+
+
+def upto(net: nn.Module, place: str | None) -> nn.Module:
     """Return the first part of a net, up to a hidden layer and its ReLU; it shares the weights.
 
     ``place`` is ``C2`` for the second convolution, ``FC1`` for the first fully connected layer,
-    None for the middle one of all of them.
+    None for the middle one of all of them; or the name of any module in ``named_modules``.
 
     Raises:
         InputError: if there is no such hidden layer; the message names those there are.
     """
-    if type(net) is not nn.Sequential:
-        raise InputError(f"{type(net).__name__} is not in the paper's notation: no layer by place.")
+    names = [name for name, _ in net.named_modules() if name]
+    if place in names:
+        return Upto(net, str(place))
+    if type(net) is not nn.Sequential or draws_globally(net):
+        close = ", ".join(difflib.get_close_matches(str(place), names, 5, 0))
+        raise InputError(f"{type(net).__name__} has no layer {place}: name one, such as {close}.")
     convolutions = [i for i, module in enumerate(net) if isinstance(module, nn.Conv2d)]
     full = [i for i, module in enumerate(net) if isinstance(module, nn.Linear)]
     places = {f"C{n}": i for n, i in enumerate(convolutions, start=1)}

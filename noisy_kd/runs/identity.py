@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from noisy_kd.config import Config, Network, canonical, read
+from noisy_kd.config import Config, Input, Network, canonical, read
 from noisy_kd.runs import WITHOUT_TEACHER, file_digest
 
 
@@ -106,12 +106,15 @@ def _teacher(config: Config) -> dict[str, Any]:
         networks = [{"layers": [network["layers"] for network in networks]}]
     if config.method_name in WITHOUT_TEACHER:
         return networks[0]
-    if config.teacher.checkpoint is not None:
-        key = {} if (key := config.teacher.checkpoint_key) is None else {"checkpoint_key": key}
-        return {"checkpoint": file_digest(config.teacher.checkpoint)} | key | networks[0]
-    own = {"layers", "_target_", *config.teacher.arguments}
-    trained = {key: v for key, v in _deciding(config.teacher).items() if key not in own}
-    return trained | networks[0]
+    teacher = config.teacher
+    own: dict[str, Any] = {} if teacher.input == Input() else {"input": vars(teacher.input)}
+    if teacher.checkpoint is not None:
+        own["checkpoint"] = file_digest(teacher.checkpoint)
+        own |= {} if teacher.checkpoint_key is None else {"checkpoint_key": teacher.checkpoint_key}
+        return own | networks[0]
+    others = {"layers", "_target_", *teacher.arguments}
+    trained = {key: value for key, value in _deciding(teacher).items() if key not in others}
+    return trained | own | networks[0]
 
 
 @cache

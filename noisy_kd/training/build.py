@@ -6,7 +6,7 @@ import inspect
 import logging
 import pkgutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from torch import nn
+from torch import Tensor, nn
 
-from noisy_kd.config import Config, Network, Optimizer, named_networks
+from noisy_kd.config import Config, Input, Network, Optimizer, named_networks
+from noisy_kd.data import preprocessing
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import network as networks
 from noisy_kd.model import notation
 from noisy_kd.model.device import choose_device
+from noisy_kd.model.layers import TeacherInput
 from noisy_kd.model.network import instantiate
 from noisy_kd.runs.identity import resolved_precision
 from noisy_kd.training import numerics as numerics_of
@@ -155,8 +157,29 @@ def student(config: Config, data: ImageDataModule) -> nn.Module:
 
 def teachers(config: Config, data: ImageDataModule) -> list[nn.Module]:
     """Return the untrained teachers."""
-    classes, seed = len(data.classes), config.teacher.seed
-    return [network(spec, data.input_shape, classes, seed) for spec in config.teachers]
+    classes, seed, wanted = len(data.classes), config.teacher.seed, config.teacher.input
+    if wanted == Input():
+        return [network(spec, data.input_shape, classes, seed) for spec in config.teachers]
+    channels, height, width = data.input_shape
+    channels = len(wanted.mean or wanted.std or ()) or channels
+    shape = (channels, wanted.size or height, wanted.size or width)
+    nets = [network(spec, shape, classes, seed) for spec in config.teachers]
+    to_pixels = _undo(data.preprocessing)
+    return [TeacherInput(net, to_pixels, wanted.size, wanted.mean, wanted.std) for net in nets]
+
+
+def _undo(scaled: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the inverse of a preprocessing, but for its scale to [0, 1].
+
+    Raises:
+        InputError: if it has none.
+    """
+    if isinstance(scaled, preprocessing.SubtractMean):
+        return lambda x: x + scaled.mean
+    if type(scaled) is preprocessing.Scale:
+        return lambda x: x
+    name = type(scaled).__name__
+    raise InputError(f"teacher.input: the preprocessing {name} cannot be undone for the teacher.")
 
 
 def optimizer(settings: Optimizer, numerics: Numerics) -> OptimizerFactory:

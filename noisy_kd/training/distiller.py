@@ -198,7 +198,7 @@ class Distiller(LightningModule):
         """Return the logits [B, C] of a network in float32."""
         if self.numerics is not None:
             return self.numerics.logits(net, x)
-        return logits_of(net(x)).float()
+        return logits_of(net(x.clone())).float()  # it may change its input in place
 
     # The random numbers, the weights
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,6 +45,8 @@ class HintStage(nn.Module):
 
 
 def _as_image(features: Tensor) -> Tensor:
+    if features.ndim == 3:  # tokens [B, N, D]
+        return features.permute(0, 2, 1)[..., None]
     return features if features.ndim == 4 else features[:, :, None, None]
 
 
@@ -62,6 +66,7 @@ def hint_stage(
     device = next(teacher.parameters()).device
     x = torch.zeros(1, *input_shape, device=device)
     with torch.no_grad():
-        regressor = nn.Conv2d(lower(x).shape[1], upper(x).shape[1], 1)
+        own, wanted = (_as_image(copy.deepcopy(net).eval()(x)) for net in (lower, upper))
+        regressor = nn.Conv2d(own.shape[1], wanted.shape[1], 1)
     initialise(regressor, torch.Generator().manual_seed(seed))
     return HintStage(upper, lower, regressor.to(device), hint.epochs)

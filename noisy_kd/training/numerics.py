@@ -50,7 +50,7 @@ class Numerics:
         """
         if not self.fast or type(net) is not nn.Sequential:
             with self.autocast():
-                return logits_of(net(x)).float()
+                return logits_of(net(x.clone())).float()  # it may change its input in place
         layers = relu_after_pool(list(net))
         flat = [k for k, layer in enumerate(layers) if isinstance(layer, nn.Flatten)]
         first = flat[0] if flat else len(layers)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from noisy_kd.data.dataset import keyed_generator
+from noisy_kd.model.layers import seeded
 from noisy_kd.model.network import draws_globally
 from noisy_kd.training.distiller import Distiller, unpack
 from noisy_kd.training.fit import TrainingSamples
@@ -273,17 +274,12 @@ class StudentStack(LightningModule):
             sums["size"] = clean.square().sum()
         return sums
 
-    @contextmanager
-    def _global_draws(self, k: int) -> Iterator[None]:
-        """A module may draw from torch's global generator: seeded for it, then restored."""
+    def _global_draws(self, k: int) -> AbstractContextManager[None]:
+        """Seed the global generators for a module that may draw from them, then restore them."""
         if not self.draws_globally[k]:
-            yield
-            return
+            return nullcontext()
         seed = torch.randint(2**62, (1,), generator=self.global_seeds[k])
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(int(seed))
-            yield
+        return seeded(int(seed), self.device)
 
     def _may_be_graphed(self, k: int) -> bool:
         """Whether student k's steps are the same work each time, without a look at the device."""

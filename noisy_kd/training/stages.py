@@ -34,6 +34,7 @@ from noisy_kd.training.teacher import TeacherTraining
 
 log = logging.getLogger(__name__)
 
+NEAR_CHANCE = 0.75  # share of a guess's error, from which a teacher is suspicious
 PRECISIONS = {"32": "float32", "bf16": "bfloat16 (mixed)"}
 
 
@@ -81,6 +82,7 @@ def run(
         result = names(run.config, run.method.is_logit_regression) | size
         result |= outcome(student, data, logits, errors)
         result |= {
+            "teacher_val_error": None if taught is None else validation_error(run, data, taught),
             "precision": numerics.precision,
             "device": device_name(numerics.device),
             "stack_size": len(configs),
@@ -149,14 +151,35 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
         for spec, net in specs
     ]
     train, test = stacked_logits(teachers, data, Path(first.config.store), first.method)
-    return TeacherOutputs(teachers[0], train, test)
+    taught = TeacherOutputs(teachers[0], train, test)
+    error, chance = validation_error(first, data, taught), 1 - 1 / len(data.classes)
+    if error is not None and first.config.teacher.checkpoint is not None:
+        log.info("Teacher %s: val error %.2f%%.", first.config.teacher_name, 100 * error)
+    if error is not None and error > NEAR_CHANCE * chance:
+        log.warning(
+            "The teacher is wrong on %.1f%% of the validation images, near chance: does it expect "
+            "other pixels (teacher.input.mean=..., teacher.input.std=...) or other classes?",
+            100 * error,
+        )
+    return taught
+
+
+def validation_error(run: Run, data: ImageDataModule, taught: TeacherOutputs) -> float | None:
+    """Return the teacher's error on the validation set; None without one."""
+    validation = data.validation_set()
+    if not len(validation):
+        return None
+    z_NTC = taught.train_logits[validation.logit_index().to(taught.train_logits.device)]
+    labels = data.images.labels[validation.rows]
+    return count_errors(run.method.clean_target(z_NTC).cpu(), labels) / len(validation)
 
 
 def summary(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
     """Return what is about to be trained, in two lines."""
     noise = ", ".join(f"{k} {config.method[k]:g}" for k in ("alpha", "sigma") if k in config.method)
     method = f"{config.method_name} ({noise})" if noise else config.method_name
-    count = len(data.training_set(data.subset))
+    unlabelled = not build.method(config).needs_labels
+    count = len(data.training_set(data.subset, unlabelled=unlabelled))
     precision = PRECISIONS[numerics.precision]
     return (
         f"{config.data.name}: {count:,} training samples, {len(data.val_rows):,} validation and "

@@ -77,7 +77,8 @@ def train_students(
     refresh: Callable[[], None] | None = None,
 ) -> list[TrainedStudent]:
     """Train one student per run, all on the same batches of the same images."""
-    config, dataset = runs[0].config, data.training_set(data.subset)
+    config, unlabelled = runs[0].config, not runs[0].method.needs_labels
+    dataset = data.training_set(data.subset, unlabelled=unlabelled)
     z_NTC = None
     if taught is not None:
         z_NTC = taught.train_logits.to(numerics.device)[dataset.logit_index()]

@@ -17,7 +17,7 @@ from noisy_kd.data.dataset import loader
 from noisy_kd.errors import TrainingError
 from noisy_kd.method import methods
 from noisy_kd.method.noise import RandomLabels, RandomShift
-from noisy_kd.model.layers import folded, with_batch_norm
+from noisy_kd.model.layers import TeacherInput, folded, with_batch_norm
 from noisy_kd.model.network import architecture, draws_globally
 from noisy_kd.training import build
 from noisy_kd.training.callbacks.logs import close
@@ -68,10 +68,10 @@ class TeacherTraining:
         """
         if self.config.teacher.checkpoint is not None:
             file, key = Path(self.config.teacher.checkpoint), self.config.teacher.checkpoint_key
-            weights = read_checkpoint(file, self.net, key)
+            inner = self.net.net if isinstance(self.net, TeacherInput) else self.net
+            inner.load_state_dict(read_checkpoint(file, inner, key))
         else:
-            weights = self._from_store(logs)
-        self.net.load_state_dict(weights)
+            self.net.load_state_dict(self._from_store(logs))
         return frozen(self.net).to(self.numerics.device)
 
     def _from_store(self, logs: Path) -> dict[str, Tensor]:
