@@ -5,7 +5,7 @@ import pickle
 import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.io import savemat
 from torchvision import datasets
 
@@ -67,4 +67,26 @@ def write_folder(root, size=(20, 18), mode="RGB", classes=("cat", "dog", "owl"),
                 shape = (size[1], size[0]) + ((3,) if mode == "RGB" else ())
                 pixels = RNG.integers(0, 256, shape, dtype=np.uint8)
                 Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    return root
+
+
+def write_shapes(root, count):
+    """Write JPEGs of circles, squares and triangles of any size and colour: ROOT/CLASS/K.jpg."""
+    for name in ("circle", "square", "triangle"):
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            width, height = (int(side) for side in RNG.integers(70, 160, 2))
+            noise = RNG.integers(0, 90, (height, width, 3), dtype=np.uint8)
+            image = Image.fromarray(noise)
+            r = int(min(width, height) * RNG.uniform(0.25, 0.4))
+            x, y = (side // 2 + int(RNG.integers(-8, 9)) for side in (width, height))
+            colour = tuple(int(value) for value in RNG.integers(120, 256, 3))
+            draw = ImageDraw.Draw(image)
+            if name == "circle":
+                draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+            elif name == "square":
+                draw.rectangle((x - r, y - r, x + r, y + r), fill=colour)
+            else:
+                draw.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=colour)
+            image.save(root / name / f"{k}.jpg", quality=90)
     return root

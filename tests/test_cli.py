@@ -1,6 +1,7 @@
 """The command line: in this process; in others where the process is what is tested."""
 
 import json
+import os
 import signal
 import time
 
@@ -9,7 +10,7 @@ import torch
 from conftest import ROOT, SHORT
 
 import noisy_kd
-from noisy_kd.cli.arguments import for_hydra
+from noisy_kd.cli.arguments import as_typed, compose, for_hydra
 
 TRAIN = ROOT / "train.py"
 
@@ -365,3 +366,21 @@ def test_describe_shows_what_would_be_done(command, tmp_path):
         bad = command("describe", wrong)
         assert bad.returncode == 2
         assert len(bad.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("~/pics", "/d/été", "/d/pics (1)", "/d/it's", "/d/a&b", "/d/[old]", "2024_01", "1e3"),
+        *("\\\\srv\\share", "/d/a,b", "epoch=1-step=2.ckpt", "/d/#x", "C:\\a\\", "a\\'b"),
+        *("/d/{x}", "true"),
+    ],
+)
+@pytest.mark.parametrize("key", ["data.root", "teacher.checkpoint", "store"])
+def test_a_path_reaches_the_program_as_it_was_typed(key, value):
+    config = compose(["data=folder", f"{key}={value}"])
+    node, _, name = key.rpartition(".")
+    found = getattr(getattr(config, node) if node else config, name)
+    assert found == os.path.expanduser(value)
+    (quoted,) = for_hydra([f"{key}={value}"])
+    assert as_typed(quoted) == f"{key}={value}" or value.endswith("\\") or "\\'" in value

@@ -1,5 +1,6 @@
 """Folders of images: every format, size, mode and layout; what is wrong is named."""
 
+import shutil
 import struct
 import unicodedata
 import zlib
@@ -7,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from image_files import write_shapes
 from PIL import Image, PngImagePlugin
 
 from noisy_kd import ImageFolderDataModule
@@ -367,3 +369,36 @@ def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, s
     write(root, classes=("bird",))
     with pytest.raises(InputError, match="does not hold the images"):
         load_data(tmp_path)
+
+
+def test_a_student_learns_from_unlabelled_images(tmp_path, short):
+    """Three labelled images, one of each class, are nothing to learn from; 300 others are."""
+    shapes = write_shapes(tmp_path / "shapes", 130)
+    (tmp_path / "few" / "unlabelled").mkdir(parents=True)
+    for name in ("circle", "square", "triangle"):
+        for part, first, last in (("train", 0, 10), ("test", 10, 30), ("unlabelled", 30, 130)):
+            place = tmp_path / "few" / part / (name if part != "unlabelled" else ".")
+            place.mkdir(parents=True, exist_ok=True)
+            for k in range(first, last):
+                (shapes / name / f"{k}.jpg").rename(place / f"{name}{k}.jpg")
+    teacher = ("teacher.layers=[C5(S2P2)@16-MP2(S2)]-FC64-FC3", "teacher.max_epochs=20")
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "few" / "test", whole / "test")
+    for file in (tmp_path / "few" / "unlabelled").iterdir():
+        place = whole / "train" / file.name.rstrip("0123456789.jpg")
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    settings = ("data=folder", "++data.size=16", "data.val_size=0", *teacher)
+    settings += ("student.layers=[C5(S2P2)@8-MP2(S2)]-FC32-FC3", "trainer.max_epochs=40")
+    settings += ("method=logit_regression", "data.batch_size=16", f"store={tmp_path / 'store'}")
+    (tmp_path / "a").mkdir()
+    run([short(*settings, f"data.root={whole}", "trainer.max_epochs=1")], [tmp_path / "a"])
+    (entry,) = (tmp_path / "store").glob("teacher-*/tensors.pt")
+    checkpoint = f"teacher.checkpoint={entry}"
+    few = (*settings, f"data.root={tmp_path / 'few'}", "data.subset=3", checkpoint)
+    errors = {}
+    for method in ("logit_regression", "hinton"):  # hinton needs labels
+        (tmp_path / method).mkdir()
+        (result,) = run([short(*few, f"method={method}")], [tmp_path / method])
+        errors[method] = result["test_error"]
+    assert errors["logit_regression"] < 0.3 < errors["hinton"]

@@ -149,7 +149,7 @@ def test_the_students_seed_and_the_epoch_decide_a_live_teachers_dropout():
         (("method=fitnets", "method.hint=C9", "method.hint_epochs=1"), "no hidden layer C9"),
         (("method=fitnets", "method.guided=C1", "method.hint_epochs=1"), "no hidden layer C1"),
         (("method=two_teachers", "method.teachers=[FC3]"), "3 logits"),
-        (("method=two_teachers", "method.teachers=[]"), "list of networks"),
+        (("method=two_teachers", "method.teachers=[]"), "must be a list"),
         (("method=two_teachers", "method.combination=mean", TEACHERS), "choose geometric_mean"),
         (("method=hinton", "method.temperature=0"), "above 0"),
         (("method=hinton", "method.temperature=abc"), "temperature=abc"),
@@ -158,7 +158,7 @@ def test_the_students_seed_and_the_epoch_decide_a_live_teachers_dropout():
         (("method=fitnets", "method.hint_epochs=4"), "leaves nothing of trainer.max_epochs=4"),
         (("method=random_sigma", "method.sigma_max=x"), "sigma_max=x"),
         (("method=two_teachers", "method.combination=[a]", TEACHERS), r"combination=\['a'\]"),
-        (("method=two_teachers", "method.teachers=[1]"), "list of networks"),
+        (("method=two_teachers", "method.teachers=[1]"), "must be a list"),
         (("method=messy_collaboration", "method.rate=2"), "probability"),
     ],
 )

@@ -19,7 +19,11 @@ ACTIONS = {  # Hydra's options that say what to do
 }
 
 
-PATHS = ("data.root", "store", "teacher.checkpoint", "hydra.run.dir", "hydra.sweep.dir")
+TEXTS = (
+    *("data.root", "store", "teacher.checkpoint", "hydra.run.dir", "hydra.sweep.dir"),
+    *("student.layers", "teacher.layers"),
+)
+"""Keys that are paths or notations, whose values Hydra's grammar must not reinterpret."""
 
 
 def for_hydra(arguments: Sequence[str]) -> list[str]:
@@ -57,13 +61,21 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
 
 
 def _typed(argument: str, multirun: bool = False) -> str:
-    """Return a setting with its path quoted, so that Hydra's grammar leaves it as it was typed."""
+    """Return a setting with its text quoted, so that Hydra's grammar leaves it as it was typed."""
     key, equals, value = _opened(argument).partition("=")
     is_list = multirun and "," in value
-    if key.lstrip("+") not in PATHS or not value or value[0] in "'\"" or value == "null" or is_list:
+    if key.lstrip("+") not in TEXTS or not value or value[0] in "'\"" or value == "null" or is_list:
         return key + equals + value
     quoted = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
     return f"{key}='{quoted}'"
+
+
+def as_typed(override: str) -> str:
+    """Return an override of Hydra's as a user types it: the inverse of :func:`for_hydra`."""
+    key, equals, value = override.lstrip("+").partition("=")
+    if key in TEXTS and value.startswith("'"):
+        value = value[1:-1].replace("\\'", "'")
+    return key + equals + value
 
 
 def _opened(argument: str) -> str:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from noisy_kd import config as configuration
 from noisy_kd import runs
 from noisy_kd.cli import summary
-from noisy_kd.cli.arguments import for_hydra
+from noisy_kd.cli.arguments import as_typed, for_hydra
 from noisy_kd.config import CONF, Config
 from noisy_kd.errors import InputError
 from noisy_kd.runs import Result
@@ -73,7 +73,8 @@ def task(cfg: DictConfig) -> float | None:
 
 def _baselines_command() -> str:
     """The command of logit regression with the settings of this run."""
-    own = [one for one in HydraConfig.get().overrides.task if not one.startswith("method")]
+    given = map(as_typed, HydraConfig.get().overrides.task)
+    own = [override for override in given if not override.startswith("method")]
     return shlex.join(["noisy-kd", "train", *own, "method=logit_regression"])
 
 

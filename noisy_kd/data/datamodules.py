@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from noisy_kd.data import preprocessing, sources
-from noisy_kd.data.dataset import ImageDataset, keyed_generator, loader
+from noisy_kd.data.dataset import ImageDataset, at_once, keyed_generator, loader
 from noisy_kd.data.sources import Images, Source
 from noisy_kd.errors import InputError
 
@@ -191,11 +191,12 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the validation set in large batches; no loader without a validation set."""
-        return loader(self.validation_set(), 1000) if len(self.val_rows) else []
+        size = at_once(self.images.pixels, 1000)
+        return loader(self.validation_set(), size) if len(self.val_rows) else []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the test images in large batches."""
-        return loader(self.test_set(), 1000)
+        return loader(self.test_set(), at_once(self.test_images.pixels, 1000))
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the test images in large batches."""

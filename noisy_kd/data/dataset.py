@@ -21,6 +21,14 @@ Batch = tuple[Tensor, Tensor]
 """Preprocessed images float32 [B, C, H, W], and labels int64 [B]."""
 
 
+VALUES = 2**23  # pixel values that are computed at once, so that large images fit into memory
+
+
+def at_once(pixels: Tensor, most: int) -> int:
+    """Return how many of these images [N, C, H, W] are computed at once: fewer of large ones."""
+    return max(1, min(most, VALUES // pixels.shape[1:].numel()))
+
+
 class ImageDataset(Dataset[Batch]):
     """Some of the images in memory, in one or two views.
 

@@ -188,8 +188,10 @@ def _checks(
 def _logits(run: Callable[[Tensor], Tensor], takes: nn.Module, pixels: Tensor) -> Tensor:
     import torch
 
+    from noisy_kd.data.dataset import at_once
+
     with torch.inference_mode():
-        return torch.cat([run(takes(part)) for part in pixels.split(PREDICT)])
+        return torch.cat([run(takes(part)) for part in pixels.split(at_once(pixels, PREDICT))])
 
 
 def _milliseconds(run: Callable[[Tensor], Any], x: torch.Tensor) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
 
-from noisy_kd.data.dataset import keyed_generator
+from noisy_kd.data.dataset import at_once, keyed_generator
 from noisy_kd.evaluation import attacks
 from noisy_kd.evaluation.corruptions import CORRUPTIONS, gaussian_noise
 
@@ -113,10 +113,13 @@ class Evaluation:
     def logits(self, images: Tensor | None = None) -> Tensor:
         """Of these uint8 images or the test set, [N, K]."""
         images = self.images if images is None else images
-        return torch.cat([self.model(part.float() / 255) for part in images.split(BATCH)])
+        return torch.cat(
+            [self.model(part.float() / 255) for part in images.split(at_once(images, BATCH))]
+        )
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in zip(self.images.split(BATCH), self.labels.split(BATCH), strict=True):
+        size = at_once(self.images, BATCH)
+        for x, y in zip(self.images.split(size), self.labels.split(size), strict=True):
             yield x.float() / 255, y
 
     def _corrupted(self, corrupt: Callable[..., Tensor], strength: float, purpose: str) -> float:

@@ -18,10 +18,10 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from noisy_kd.config import Config
-from noisy_kd.data.dataset import WithColumns, loader
+from noisy_kd.data.dataset import ImageDataset, WithColumns, at_once, loader
 from noisy_kd.training import build
 from noisy_kd.training.callbacks import BestEpoch, Refresh, Resume, RunLogs
 
@@ -41,18 +41,18 @@ class TrainingSamples:
         z_NTC: the teachers' logits of every sample, [N, T, C]; None without a teacher.
     """
 
-    dataset: Dataset[Any]
+    dataset: ImageDataset
     batch_size: int
     z_NTC: Tensor | None = None  # noqa: N815
 
     @property
     def steps(self) -> int:
         """Mini-batches in an epoch."""
-        return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
+        return -(-len(self.dataset) // self.batch_size)
 
     def loaders(self, seeds: set[int], chunk: int) -> dict[int, DataLoader[Any]]:
         """Return for each seed a loader of chunks of ``(x, y, sample ids)``, in its own order."""
-        ids = torch.arange(len(self.dataset))  # type: ignore[arg-type]
+        ids = torch.arange(len(self.dataset))
         data = WithColumns(self.dataset, ids)
         return {seed: loader(data, chunk * self.batch_size, seed) for seed in sorted(seeds)}
 
@@ -108,7 +108,10 @@ def fit(stack: StudentStack, trainer: Trainer, validation: DataLoader[Any] | Non
         KeyboardInterrupt: if the training was interrupted.
     """
     assert stack.samples is not None
-    stack.chunk_steps = CHUNK if stack.numerics.fast and trainer.world_size == 1 else 1
+    stack.chunk_steps = 1
+    if stack.numerics.fast and trainer.world_size == 1:
+        largest = at_once(stack.samples.dataset.pixels, CHUNK * stack.samples.batch_size)
+        stack.chunk_steps = max(1, min(CHUNK, largest // stack.samples.batch_size))
     seeds = {student.seed for student in stack.distillers}
     loaders = stack.samples.loaders(seeds, stack.chunk_steps)
     try:

@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from noisy_kd.data import store as stores
 from noisy_kd.data.datamodules import ImageDataModule
-from noisy_kd.data.dataset import ImageDataset, WithColumns, keyed_generator, loader
+from noisy_kd.data.dataset import ImageDataset, WithColumns, at_once, keyed_generator, loader
 from noisy_kd.method.method import Method
 from noisy_kd.model.layers import set_dropout_generator
 from noisy_kd.model.network import architecture, logits_of, with_active_dropout
@@ -205,9 +205,9 @@ def weights_digest(net: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _pass(net: nn.Module, dataset: ImageDataset, batch_size: int = 500) -> Tensor:
+def _pass(net: nn.Module, dataset: ImageDataset) -> Tensor:
     device = _device(net)
-    batches = loader(dataset, batch_size)
+    batches = loader(dataset, at_once(dataset.pixels, 500))
     return torch.cat([logits_of(net(x.to(device))).float().cpu() for x, _ in batches])
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from noisy_kd.config import Config
 from noisy_kd.data.datamodules import ImageDataModule
-from noisy_kd.data.dataset import WithColumns, loader
+from noisy_kd.data.dataset import WithColumns, at_once, loader
 from noisy_kd.method import Method
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.training import build
@@ -114,11 +114,12 @@ def _validation(
     validation = data.validation_set()
     if not len(validation):
         return None
+    size = at_once(validation.pixels, 1000)
     if taught is None:
-        return loader(validation, 1000)
+        return loader(validation, size)
     z_NTC = taught.train_logits[validation.logit_index().to(taught.train_logits.device)]
     clean = run.method.clean_target(z_NTC).to(data.images.labels.device)
-    return loader(WithColumns(validation, clean), 1000)
+    return loader(WithColumns(validation, clean), size)
 
 
 def _distiller(

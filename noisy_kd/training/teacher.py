@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from noisy_kd.config import Config, Optimizer
 from noisy_kd.data import store
 from noisy_kd.data.datamodules import ImageDataModule
-from noisy_kd.data.dataset import loader
+from noisy_kd.data.dataset import at_once, loader
 from noisy_kd.errors import TrainingError
 from noisy_kd.method import methods
 from noisy_kd.method.noise import RandomLabels, RandomShift
@@ -118,7 +118,7 @@ class TeacherTraining:
             stack,
             config,
             teacher.max_epochs,
-            loader(validation, 1000) if len(validation) else None,
+            loader(validation, at_once(validation.pixels, 1000)) if len(validation) else None,
             [work.name],
             [work / "last.ckpt"],
             [logs],
