@@ -4,8 +4,6 @@ The public names are imported when they are used: ``import noisy_kd`` loads neit
 Lightning. ``__init__.pyi`` shows them to type checkers.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -3,8 +3,6 @@
 Everything here works without torch and Hydra, so that wrong settings are refused at once.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

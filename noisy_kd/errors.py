@@ -1,7 +1,5 @@
 """The project's exceptions."""
 
-from __future__ import annotations
-
 
 class InputError(ValueError):
     """A wrong setting or unusable input; its message is the one line that the user reads."""

@@ -1,7 +1,5 @@
 """The arguments of ``noisy-kd train``, before Hydra sees them."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ the memory, and where the results will lie. The data's files are read only if th
 known beforehand (digits, folder).
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How a command fails: one line that says what is wrong and how to mend it, and exit code 2."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ Writes ``evaluation.json`` beside each run's ``result.json``. What is there alre
 computes it anew.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

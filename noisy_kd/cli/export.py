@@ -5,8 +5,6 @@ its size and latency beside the teacher's, and writes a model card. --with-prepr
 take uint8 images; else it takes preprocessed ones. Needs the extra `export`.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

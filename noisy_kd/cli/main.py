@@ -11,8 +11,6 @@
 `noisy-kd VERB --help` says more. Exit codes: 0 done; 2 wrong settings or input; 1 anything else.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib import import_module

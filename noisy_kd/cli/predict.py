@@ -4,8 +4,6 @@ A run's own student, or an exported one (.onnx, .pt2, .safetensors). Images are 
 the training were. Files that cannot be read are named, and the exit code is then 1.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

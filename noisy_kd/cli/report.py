@@ -4,8 +4,6 @@ Without a sweep it lists those there are and how many of their runs are done. KE
 runs by their settings, as in `noisy-kd train -cn SWEEP KEY=VALUE`.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ noisy-kd store list    what is there, how large, made by what
 noisy-kd store clean   remove it all
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The table that a run ends with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.console import Console

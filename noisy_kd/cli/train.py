@@ -1,7 +1,5 @@
 """noisy-kd train [GROUP=NAME] [KEY=VALUE] ...: compose a configuration, run it, show the result."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shlex

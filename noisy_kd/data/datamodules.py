@@ -4,8 +4,6 @@
 ``(x, y)`` that any LightningModule takes.
 """
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

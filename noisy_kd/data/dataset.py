@@ -7,8 +7,6 @@ Shapes: B samples in a batch, N images, V views (1, or 2 with the mirror), C cha
 A *sample* is a view of an image: sample i is view i // n of the i % n-th of a dataset's n images.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from typing import Any

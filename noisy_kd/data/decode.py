@@ -6,8 +6,6 @@ palettes, CMYK and other colour spaces become RGB, or grey; of several frames th
 Colour profiles are not applied.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

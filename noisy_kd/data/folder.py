@@ -7,8 +7,6 @@ Layouts, where ROOT is the folder::
     ROOT/unlabelled/...                  beside either: images without a class
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

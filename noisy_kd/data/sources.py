@@ -3,8 +3,6 @@
 Shapes: N images, C channels, H x W pixels; labels are int64 in [0, classes).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ written under a temporary name and renamed when complete; its checksum is verifi
 a lock lets one process compute what others wait for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

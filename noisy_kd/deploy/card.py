@@ -1,7 +1,5 @@
 """A model card in Markdown for an exported student."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,7 @@ LICENCES = {
 
 
 def model_card(facts: dict[str, Any]) -> str:
-    """The card: what the student is, how good, how large, how fast, and how to make it again.
-
-    Args:
-        facts: as :func:`noisy_kd.deploy.export.export` collects them.
-    """
+    """The card: what the student is, how good, how large, how fast, and how to make it again."""
     run = facts["result"]
     lines = [f"# {run['student']} for {run['dataset']}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _rows(facts).items()]

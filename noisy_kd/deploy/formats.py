@@ -69,13 +69,6 @@ def load_safetensors(file: Path) -> nn.Module:
 def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[str, Any]) -> None:
     """Write a model in one of the forms.
 
-    Args:
-        form: a key of :data:`ENDINGS`.
-        model: in eval mode.
-        example: two inputs of it.
-        file: to write.
-        about: metadata, as JSON values.
-
     Raises:
         InputError: without the packages of the extra ``export``.
     """
@@ -129,12 +122,6 @@ def _write_onnx(
 
 def quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
     """Write an int8 model of an ONNX model.
-
-    Args:
-        file: the ONNX model.
-        small: to write.
-        kind: ``dynamic`` or ``static``.
-        calibration: inputs that static quantisation looks at.
 
     Raises:
         InputError: without the packages of the extra ``export``.

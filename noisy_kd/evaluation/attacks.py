@@ -3,8 +3,6 @@
 Shapes: B images, C channels, H x W pixels in [0, 1], K classes. The model takes such images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -17,12 +15,6 @@ Model = Callable[[Tensor], Tensor]
 
 def fgsm(model: Model, x_BCHW: Tensor, labels_B: Tensor, epsilon: float) -> Tensor:
     """Fast gradient sign method (Goodfellow et al. 2015): x + epsilon sign(gradient).
-
-    Args:
-        model: with gradients.
-        x_BCHW: images in [0, 1].
-        labels_B: their classes.
-        epsilon: largest change of a pixel.
 
     Returns:
         Images in [0, 1], no pixel changed by more than epsilon.
@@ -41,14 +33,6 @@ def pgd(
     """Projected gradient descent (Madry et al. 2018) from a random start in the epsilon ball.
 
     Steps of 2.5 epsilon / steps, each projected on the ball and on [0, 1].
-
-    Args:
-        model: with gradients.
-        x_BCHW: images in [0, 1].
-        labels_B: their classes.
-        epsilon: largest change of a pixel.
-        steps: of the ascent.
-        generator: of the start.
 
     Returns:
         Images in [0, 1], no pixel changed by more than epsilon.

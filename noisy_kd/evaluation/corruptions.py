@@ -7,8 +7,6 @@ project's choosing, and numbers compare students with each other, not with publi
 Shapes: B images, C channels, H x W pixels in [0, 1].
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

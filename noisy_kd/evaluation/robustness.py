@@ -3,8 +3,6 @@
 Shapes: N images, C channels, H x W pixels, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,12 +21,7 @@ BATCH = 500
 
 
 class Classifier(nn.Module):
-    """A student on images in [0, 1]: preprocessing and net, frozen, in eval mode.
-
-    Args:
-        preprocessing: from pixels 0 to 255 to the net's input.
-        net: the student.
-    """
+    """A student on images in [0, 1]: preprocessing and net, frozen, in eval mode."""
 
     def __init__(self, preprocessing: nn.Module, net: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,5 @@
 """What a student minimises. Shapes: B samples in the mini-batch, C classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

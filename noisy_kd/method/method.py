@@ -3,8 +3,6 @@
 Shapes: B samples in the mini-batch, N training samples, T teachers (mostly 1), C classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ A method of your own is one function here or in your own module, and one file in
 whose ``_target_`` names it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from noisy_kd.method import losses

@@ -4,8 +4,6 @@ Shapes: B samples in the mini-batch, C classes. z_BC are a teacher's logits (or 
 the noise does to the expected loss and gradient is derived in ``docs/method.md``.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Multiplications are those of one forward pass of one image, without biases, as the paper counts.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 

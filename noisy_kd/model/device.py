@@ -6,8 +6,6 @@ newer) and on CUDA GPUs of compute capability 8.0 or more; 32 on any other devic
 the speed of float32 there, on an AMD EPYC at 1.62 times.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Dropout with a generator of its own, other pixels for a teacher, BatchNorm as an aid."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

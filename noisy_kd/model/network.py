@@ -5,8 +5,6 @@ without which NIN's AP8 would see 7x7). Initial weights, where the paper is sile
 normal, fan-in, biases zero; with torch's default NIN learns far more slowly.
 """
 
-from __future__ import annotations
-
 import copy
 import difflib
 import inspect

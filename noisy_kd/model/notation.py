@@ -8,8 +8,6 @@ mean nothing else ([NT] section 4, the abbreviation of section 4.1)::
     FC500         fully connected, 500 nodes          D0.5     dropout with probability 0.5
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 

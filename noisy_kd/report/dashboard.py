@@ -1,7 +1,5 @@
 """A sweep's report in TensorBoard."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ among its runs, but the seed. The baseline of a cell is logit regression with th
 settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -271,12 +269,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read(folder: Path, directories: Iterable[str] | None = None) -> list[Result]:
-    """Return the results of runs, with their directories.
-
-    Args:
-        folder: of the runs.
-        directories: below it; None for all.
-    """
+    """Return the results of runs, with their directories."""
     if directories is None:
         return [result | {"directory": str(place)} for place, result in runs.results(folder)]
     results = [(folder / name, runs.read_result(folder / name)) for name in directories]

@@ -5,8 +5,6 @@
 ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -21,11 +21,6 @@ MEASURED, PAPER, BASELINE = "tab:blue", "tab:orange", "tab:gray"
 def draw(sweep: Sweep, summary: pd.DataFrame, file: Path) -> None:
     """Draw the cells of a sweep into a PNG or SVG file.
 
-    Args:
-        sweep: whose.
-        summary: as :func:`noisy_kd.report.frame.cells` returns it.
-        file: to write.
-
     Raises:
         InputError: for another kind of file, or without any finished run.
     """

@@ -1,7 +1,5 @@
 """Mean, spread, and the comparison paired over seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev

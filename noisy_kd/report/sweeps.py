@@ -1,7 +1,5 @@
 """A sweep: what its file in ``sweeps/`` says, and the runs that its launcher has recorded."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,13 +77,7 @@ def _chosen(content: dict[str, Any]) -> dict[str, str]:
 
 
 def record(folder: Path, name: str, jobs: Iterable[tuple[str, list[str]]]) -> None:
-    """Append the jobs of a sweep to its record, ``FOLDER/sweeps/NAME.jsonl``.
-
-    Args:
-        folder: of the runs.
-        name: of the sweep.
-        jobs: directory below the folder, and overrides, of each.
-    """
+    """Append the jobs of a sweep to its record, ``FOLDER/sweeps/NAME.jsonl``."""
     file = folder / "sweeps" / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"directory": place, "overrides": words}) for place, words in jobs]

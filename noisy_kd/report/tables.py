@@ -72,12 +72,6 @@ def report(
 ) -> list[Table]:
     """Return the tables of a sweep.
 
-    Args:
-        sweep: whose.
-        results: its runs.
-        chosen: settings that the runs must have; those of one value stand in the title.
-        missing: how many runs that the launcher has recorded have no result.
-
     Raises:
         InputError: for a setting that no run has.
     """
@@ -95,12 +89,7 @@ def report(
 
 
 def overview(folder: Path, results: Mapping[str, Sequence[Result]]) -> Table:
-    """Return the list of the sweeps: what each is, and how many of its runs are done.
-
-    Args:
-        folder: of the runs.
-        results: of each sweep.
-    """
+    """Return the list of the sweeps: what each is, and how many of its runs are done."""
     rows = []
     for name in (*sweeps.names(), sweeps.CUSTOM):
         done = sum(result["status"] == "done" for result in results[name])

@@ -1,7 +1,5 @@
 """What decides a run's numbers: its identity, the hash of it, and the run's name."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """One process's work in a sweep: prepare what groups share, and train a part."""
 
-from __future__ import annotations
-
 import gc
 import traceback
 from collections.abc import Callable

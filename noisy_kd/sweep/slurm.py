@@ -4,8 +4,6 @@ The command that started the sweep waits for the jobs and needs no device of its
 Slurm preempts or that runs out of time is queued again and continues from its checkpoints.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """From the configuration to the objects of a run."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import pkgutil

@@ -1,7 +1,5 @@
 """What is refused before anything is trained: settings, and networks that do not fit the data."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 

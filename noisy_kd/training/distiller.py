@@ -3,8 +3,6 @@
 Shapes: B samples in a mini-batch, T teachers, C classes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """What a finished run was trained with: settings, images, teacher. Nothing is trained here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

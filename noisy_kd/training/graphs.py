@@ -4,8 +4,6 @@ At mini-batches of 64 a GPU computes a small net's kernels faster than Python la
 is used only if it is seen to give what the plain steps give, and to be faster.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Sequence

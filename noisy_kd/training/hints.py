@@ -1,7 +1,5 @@
 """FitNets' hints (Romero et al. 2015): a first stage of training on a middle layer."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

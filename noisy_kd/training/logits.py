@@ -3,8 +3,6 @@
 Shapes: N samples, M images, V views of each, T teachers, C classes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Callable, Sequence

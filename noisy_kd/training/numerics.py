@@ -1,7 +1,5 @@
 """How networks are computed on a device: precision, memory layout, matrix products."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 from collections.abc import Iterator

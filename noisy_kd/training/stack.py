@@ -8,8 +8,6 @@ each mini-batch, draw from generators keyed by their own seed and the epoch, and
 what each would learn alone. Nothing is read from the device within an epoch.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

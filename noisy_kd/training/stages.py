@@ -1,13 +1,16 @@
 """A run, top to bottom: data, teacher, logits, student, result."""
 
-from __future__ import annotations
-
+import hashlib
 import logging
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import lightning
@@ -90,6 +93,7 @@ def run(
             "began": began,
             "ended": time.time(),
             "versions": versions(),
+            **provenance(),
         }
         keep(directory, run.config, student, data.preprocessing, z_NC, result)
         try:
@@ -157,9 +161,11 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
         log.info("Teacher %s: val error %.2f%%.", first.config.teacher_name, 100 * error)
     if error is not None and error > NEAR_CHANCE * chance:
         log.warning(
-            "The teacher is wrong on %.1f%% of the validation images, near chance: does it expect "
-            "other pixels (teacher.input.mean=..., teacher.input.std=...) or other classes?",
+            "The teacher is wrong on %.1f%% of the validation images, near chance: %s",
             100 * error,
+            "train it longer (teacher.max_epochs)."
+            if first.config.teacher.checkpoint is None
+            else "does it expect other pixels (teacher.input.mean=..., teacher.input.std=...)?",
         )
     return taught
 
@@ -298,6 +304,21 @@ def outcome(
         "seconds": round(student.seconds, 3),
         "samples_per_second": round(student.samples / student.seconds, 1),
     }
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Return the git commit of the code (its version without git), and a digest of all packages."""
+    folder = Path(noisy_kd.__file__).parent.parent
+    commit = ""
+    if (folder / ".git").exists():
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+        with suppress(OSError):
+            done = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
+            commit = done.stdout.strip()
+    packages = sorted(f"{one.name}=={one.version}" for one in metadata.distributions())
+    digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
+    return {"commit": commit or noisy_kd.__version__, "packages": digest}
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,5 @@
 """Stage 3: students, trained side by side on the teacher's cached logits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage 1: the teacher, trained once with cross-entropy, or loaded from a checkpoint."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from dataclasses import dataclass, replace
