@@ -86,7 +86,7 @@ def export(
     onnx = {name: files[kind] for kind, name in ONNX.items() if kind in files and form == "onnx"}
     facts["latency"] = _kept_latencies(directory, data, model, example, onnx)
     card = files["exported"].with_name(f"{files['exported'].name}.md")
-    card.write_text(model_card(facts))
+    card.write_text(model_card(facts), encoding="utf-8")
     return {**facts, "card": str(card)}
 
 

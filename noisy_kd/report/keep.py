@@ -72,12 +72,13 @@ def keep(
     lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept.values())]
     file.write_text("\n".join(lines) + "\n")
     text = markdown(file)
-    (folder / f"{name}.md").write_text(text)
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     if what != "robustness":
         draw(file)
     above = folder.parent / "RESULTS.md"
     if above.exists():
-        above.write_text(with_part(above.read_text(), name, text))
+        page = with_part(above.read_text(encoding="utf-8"), name, text)
+        above.write_text(page, encoding="utf-8")
 
 
 def read(file: Path) -> tuple[str, dict[str, list[Value]], list[Result]]:

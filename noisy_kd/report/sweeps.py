@@ -39,7 +39,7 @@ class Sweep:
 def names() -> list[str]:
     """Return all sweeps over a grid; a search has no table."""
     files = SWEEPS.glob("*.yaml")
-    return sorted(file.stem for file in files if "hydra/sweeper:" not in file.read_text())
+    return sorted(file.stem for file in files if "hydra/sweeper:" not in file.read_text("utf-8"))
 
 
 def read(name: str) -> Sweep:
@@ -53,7 +53,7 @@ def read(name: str) -> Sweep:
     if name not in names():
         known = ", ".join([*names(), CUSTOM])
         raise InputError(f"there is no sweep named {name}: choose {known}.")
-    text = (SWEEPS / f"{name}.yaml").read_text()
+    text = (SWEEPS / f"{name}.yaml").read_text("utf-8")
     content = yaml.safe_load(text)
     params = content["hydra"]["sweeper"]["params"]
     axes = {key: split(str(values)) for key, values in params.items() if key != "seed"}
@@ -65,7 +65,7 @@ def read(name: str) -> Sweep:
 
 
 def _usual(dataset: str) -> dict[str, Value]:
-    content = yaml.safe_load((CONF / "data" / f"{dataset}.yaml").read_text())
+    content = yaml.safe_load((CONF / "data" / f"{dataset}.yaml").read_text("utf-8"))
     networks = {f"model@{key.rpartition('.')[2]}": one for key, one in _chosen(content).items()}
     return {"data": dataset, "method.alpha": content["recipe"]["alpha"], **networks}
 

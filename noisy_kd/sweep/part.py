@@ -81,7 +81,7 @@ def fail(part: Part, error: BaseException) -> dict[str, str]:
         if runs.finished(directory, config_hash(config)) is None:
             directory.mkdir(parents=True, exist_ok=True)
             write_failed(config, directory, text)
-            with (directory / "train.log").open("a") as log:
+            with (directory / "train.log").open("a", encoding="utf-8") as log:
                 log.write(f"{trace}\n")
             failed[str(directory)] = text
     return failed
