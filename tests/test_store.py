@@ -147,3 +147,12 @@ def test_nothing_is_unpickled(tmp_path):
     (entry,) = tmp_path.glob("teacher-*/")
     assert torch.load(entry / "tensors.pt", weights_only=True)
     assert json.loads((entry / "entry.json").read_text())["made_by"] == MADE_BY
+
+
+def test_entries_without_lock_files_are_removed_too(tmp_path):
+    """Some versions of filelock delete their files."""
+    store.get_or_make(tmp_path, "logits", MADE_BY, lambda _: {"tensors": {}, "facts": {}})
+    for file in tmp_path.glob("*.lock"):
+        file.unlink()
+    assert store.clean(tmp_path) == 1
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

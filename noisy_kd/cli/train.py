@@ -55,14 +55,14 @@ def task(cfg: DictConfig) -> float | None:
     _started = True
     config = configuration.read(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    speaks = _speaks()
+    is_rank_zero = _is_rank_zero(config)
     try:
-        with FileLock(directory / "run.lock") if speaks else nullcontext():
+        with FileLock(directory / "run.lock") if is_rank_zero else nullcontext():
             result = _run_once(config, directory)
     except InputError:
         runs.remove_if_untouched(directory)
         raise
-    if not speaks:
+    if not is_rank_zero:
         return None
     baseline = runs.baseline_of(result, directory.parent)
     summary.print_closing(result, baseline, directory, _baselines_command())
@@ -83,13 +83,16 @@ def _run_once(config: Config, directory: Path) -> Result:
         return result
     from noisy_kd.training import stages
 
-    if config.force and _speaks():  # what goes wrong must not cost the result that is there
+    if config.force and _is_rank_zero(
+        config
+    ):  # what goes wrong must not cost the result that is there
         prepared = stages.prepare([config])
         stages.teacher_outputs(prepared, directory / "teacher")
         runs.forget(directory)
     return stages.run([config], [directory])[0]
 
 
-def _speaks() -> bool:
-    """Whether this process prints and writes: under trainer=ddp one does."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+def _is_rank_zero(config: Config) -> bool:
+    """Whether this process prints and writes: with trainer=ddp the first one does."""
+    ranks = [os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ]
+    return config.trainer.strategy != "ddp" or ranks[:1] in ([], ["0"])

@@ -138,10 +138,11 @@ def differing(made: list[dict[str, Any]]) -> list[str]:
 def clean(store: Path) -> int:
     """Remove all entries that no process is computing; return how many."""
     count = 0
-    for file in sorted(store.glob("*.lock")):
+    for name in sorted({path.name.partition(".")[0] for path in store.iterdir()}):
+        file = store / f"{name}.lock"
         with suppress(Timeout), FileLock(file, timeout=0):
-            count += file.with_suffix("").exists()
-            for path in store.glob(f"{file.stem}*"):
+            count += (store / name / "entry.json").exists()
+            for path in store.glob(f"{name}*"):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
             file.unlink(missing_ok=True)

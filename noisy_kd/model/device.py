@@ -30,7 +30,9 @@ def choose_device(accelerator: str) -> torch.device:
     if accelerator == "auto":
         accelerator = next((name for name, is_there in found.items() if is_there), "cpu")
     if accelerator == "gpu":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device(
+            "cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+        )
     return torch.device(accelerator)
 
 
