@@ -1,7 +1,7 @@
 """Results that are kept with the project: the runs' numbers, their tables, their plot.
 
 ``NAME.jsonl`` holds what was asked and one line for each run, as its ``result.json`` has it;
-``NAME.md`` and ``NAME.svg`` are made of it alone, and so is the part of ``RESULTS.md`` between
+``NAME.svg`` is made of it alone, and so is the part of the page ``NAME.md`` between
 ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
@@ -29,7 +29,7 @@ def keep(
     add: bool = False,
     replace: bool = False,
 ) -> None:
-    """Write the files of a table into a folder, and its part of RESULTS.md above it.
+    """Write the files of a table into a folder, and its part of the page NAME.md.
 
     Args:
         name: of the files.
@@ -72,13 +72,11 @@ def keep(
     lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept.values())]
     file.write_text("\n".join(lines) + "\n")
     text = markdown(file)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    page = folder / f"{name}.md"
+    frame_of = page.read_text("utf-8") if page.exists() else f"<!-- {name} -->\n<!-- end -->\n"
+    page.write_text(with_part(frame_of, name, text), encoding="utf-8")
     if what != "robustness":
         draw(file)
-    above = folder.parent / "RESULTS.md"
-    if above.exists():
-        page = with_part(above.read_text(encoding="utf-8"), name, text)
-        above.write_text(page, encoding="utf-8")
 
 
 def read(file: Path) -> tuple[str, dict[str, list[Value]], list[Result]]:
