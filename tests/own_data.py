@@ -28,7 +28,7 @@ class Standardised(DigitsDataModule):
 
 
 class Forgetful(Standardised):
-    """Its preprocessing cannot be made again."""
+    """Its preprocessing cannot be restored."""
 
     def fitted_preprocessing(self):
         return nn.Sequential(super().fitted_preprocessing())

@@ -1,4 +1,4 @@
-"""Weights as people save them: read, told apart, or refused; and nothing in them is run."""
+"""Weights as people save them: read, distinguished, or refused; and no code in them is run."""
 
 import functools
 import os

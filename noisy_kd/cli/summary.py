@@ -24,8 +24,9 @@ def print_closing(
         _error(result["teacher_test_error"], result["teacher_test_errors"], size),
         _error(result["test_error"], result["test_errors"], size),
     )
-    if result["val_error"] is not None:
-        table.add_row("validation error", "", f"{result['val_error']:.2%}")
+    val_errors = [result.get("teacher_val_error"), result["val_error"]]
+    if any(error is not None for error in val_errors):
+        table.add_row("validation error", *("" if e is None else f"{e:.2%}" for e in val_errors))
     table.add_row("parameters", f"{result['teacher_parameters']:,}", f"{result['parameters']:,}")
     table.add_row(
         "multiplications",
@@ -60,5 +61,5 @@ def _against(result: Result, baseline: Result | None) -> str:
     if result["test_error"] is None or not baseline["test_error"]:
         return f"{baseline['test_error']:.2%}"
     change = result["test_error"] / baseline["test_error"] - 1
-    told = f"{abs(change):.1%} {'fewer' if change < 0 else 'more'}" if change else "as many"
-    return f"{baseline['test_error']:.2%} (this run: {told} errors)"
+    share = f"{abs(change):.1%} {'fewer' if change < 0 else 'more'}" if change else "as many"
+    return f"{baseline['test_error']:.2%} (this run: {share} errors)"

@@ -87,7 +87,7 @@ def launch(
     if ours:
         _show_table(folder, name, ours, is_search)
     problems = _problems(ours, failed)
-    if problems and is_search:  # it continues, with what it is told of each run
+    if problems and is_search:  # it continues with the other trials
         log.warning("%s", problems)
     elif problems:
         raise TrainingError(problems)

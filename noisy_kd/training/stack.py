@@ -196,7 +196,7 @@ class StudentStack(LightningModule):
         self.trainer.should_stop = self.trainer.should_stop or not any(self.active)
 
     def may_be_kept(self, k: int) -> bool:
-        """Return whether the weights are of the kind that was asked for: averaged, with ``swa``."""
+        """Return whether the weights may be chosen; with ``swa`` only averaged ones."""
         one = self.distillers[k]
         return one.averaging != "swa" or one.eval_model is not one.student
 
