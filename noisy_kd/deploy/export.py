@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,8 @@ def _kept_latencies(
     measured = latencies(directory, data, model, example, onnx)
     file = directory / "latency.json"
     known = runs.read_json(file) or {}
-    file.write_text(json.dumps(known | measured, indent=1) + "\n")
+    with suppress(OSError):  # the run may lie on a read-only disk
+        file.write_text(json.dumps(known | measured, indent=1) + "\n")
     return measured
 
 
