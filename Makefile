@@ -46,7 +46,8 @@ lint: .venv/.test
 	$(BIN)/mypy
 
 docs: .venv/.docs
-	$(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lower-bounds:
 	$(PYTHON) -m venv .venv-lowest
