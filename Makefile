@@ -5,8 +5,9 @@
 # make results        replaces tables in results/: make results TABLE="table1 readings" SEEDS=0,1,2,3,4
 # make cifar10        the paper's tables on CIFAR-10, likewise (days on two cores)
 # make lint           style and types
+# make docs           builds the documentation into site/; a broken link is an error
 # make lower-bounds   a training and its export with the oldest packages that pyproject.toml allows
-# make clean          removes .venv and the store of teachers and logits
+# make clean          removes .venv, the site, and the store of teachers and logits
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,7 +17,7 @@ SLOW ?=
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(SLOW),,-m "not slow")
 
-.PHONY: train test coverage results cifar10 lint lower-bounds clean
+.PHONY: train test coverage results cifar10 lint docs lower-bounds clean
 
 train: .venv/.train
 	@$(BIN)/python train.py $(ARGS)
@@ -44,6 +45,10 @@ lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 lower-bounds:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
@@ -52,7 +57,7 @@ lower-bounds:
 	bash tests/smoke.sh .venv-lowest/bin
 
 clean:
-	rm -rf .venv .venv-lowest .cache
+	rm -rf .venv .venv-lowest .cache site
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -68,4 +73,8 @@ clean:
 .venv/.test: .venv/.made pyproject.toml
 	@echo "Installing into .venv: some minutes, 6 GB."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ .venv/.train
+
+.venv/.docs: .venv/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@ .venv/.train

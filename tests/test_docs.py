@@ -13,15 +13,17 @@ import pytest
 import yaml
 from conftest import ROOT, run_here
 
+import noisy_kd
 from noisy_kd.cli import main as cli
 from noisy_kd.cli.arguments import compose
 from noisy_kd.report import sweeps
 from noisy_kd.training.stages import run
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [*PAGES, *sorted((ROOT / "sweeps").glob("*.yaml")), ROOT / "conf" / "config.yaml"]
 PLACES = ("data.root", "store", "teacher.checkpoint", "hydra")  # of a user's own
 FORMS = ("GROUP", "KEY", "VERB", "SWEEP", "...")  # of a command's form, no command
+MAKE_REFERENCE = ROOT / "docs" / "make_reference.py"
 START = r"noisy-kd|python train\.py|python -m (?:noisy_kd|benchmarks)[\w.]*"
 
 
@@ -106,6 +108,28 @@ def test_links_lead_somewhere(page):
 
 def python_of(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+
+
+def test_every_page_is_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    names = {page.name for page in PAGES if page.name != "README.md"} | {"RESULTS.md"}
+    assert set(re.findall(r": ([\w-]+\.md)", nav)) == names
+
+
+def test_the_api_page_has_every_public_name():
+    names = re.findall(r"^::: noisy_kd\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.M)
+    assert sorted(names) == sorted(noisy_kd.__all__)
+
+
+def test_the_reference_has_every_commented_key_and_choice():
+    def program():
+        runpy.run_path(str(MAKE_REFERENCE), run_name="__main__")
+
+    shown = run_here(program, ["make_reference.py"], ROOT).stdout
+    for file in (ROOT / "conf").glob("*/*.yaml"):
+        assert f"`{file.parent.name}={file.stem}`" in shown
+    for key in ("seed", "data.on_error", "teacher.input", "method.resample", "trainer.devices"):
+        assert f"| `{key}` |" in shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -40,7 +40,7 @@ class ImageDataModule(LightningDataModule, ABC):
         InputError: from ``prepare_data`` and ``setup``, if files are missing or damaged, or too few
             for the split.
 
-    Example:
+    Examples:
         >>> from noisy_kd import DigitsDataModule
         >>> data = DigitsDataModule(val_size=180)
         >>> data.prepare_data()
@@ -288,7 +288,7 @@ class ImageFolderDataModule(ImageDataModule):
     Raises:
         InputError: for a wrong argument; from ``setup`` if files, classes or sizes do not fit.
 
-    Example:
+    Examples:
         >>> from noisy_kd import ImageFolderDataModule
         >>> data = ImageFolderDataModule("pictures", size=64, batch_size=32)
     """

@@ -95,7 +95,8 @@ def fitnets(
         hint: the teacher's layer by its place in the notation, ``C2`` or ``FC1``; None: the middle.
         guided: the student's layer, likewise.
         hint_epochs: of the first stage; 0 is plain distillation.
-        temperature, weight: as in :func:`hinton`.
+        temperature: as in :func:`hinton`.
+        weight: as in :func:`hinton`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -115,7 +116,8 @@ def fickle_teacher(
         p: of the teacher's dropout layers; a teacher without any gets one after its last hidden
             layer.
         passes: 0 asks the teacher at each step; M draws one of M cached passes per sample.
-        temperature, weight: as in :func:`hinton`.
+        temperature: as in :func:`hinton`.
+        weight: as in :func:`hinton`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -131,7 +133,8 @@ def soft_randomization(sigma: float = 0.2, temperature: float = 4.0, weight: flo
 
     Args:
         sigma: standard deviation of the noise on the preprocessed images.
-        temperature, weight: as in :func:`hinton`.
+        temperature: as in :func:`hinton`.
+        weight: as in :func:`hinton`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -147,7 +150,8 @@ def messy_collaboration(
     Args:
         rate: of the labels.
         where: in the training of the ``teacher``, of the ``student``, or ``both``.
-        temperature, weight: as in :func:`hinton`.
+        temperature: as in :func:`hinton`.
+        weight: as in :func:`hinton`.
 
     Raises:
         ValueError: if a value is out of its range.

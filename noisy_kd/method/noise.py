@@ -59,7 +59,7 @@ class LogitNoise:
     Raises:
         ValueError: if a value is out of its range.
 
-    Example:
+    Examples:
         >>> noise = LogitNoise(alpha=0.5, sigma=0.9)
         >>> targets = noise(teacher_logits, torch.Generator().manual_seed(0))
     """

@@ -45,7 +45,7 @@ def network(
     Raises:
         InputError: if the notation is wrong, or does not fit the images or the classes.
 
-    Example:
+    Examples:
         >>> net = network("[C5(S1P2)@16-MP2(S2)]-FC10", (1, 28, 28))
         >>> net(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])

@@ -67,7 +67,7 @@ class Distiller(LightningModule):
     Raises:
         ValueError: if the arguments do not fit together.
 
-    Example:
+    Examples:
         >>> import lightning, torch
         >>> from noisy_kd import DigitsDataModule, Distiller, network, noisy_teacher
         >>> teacher, student = network("FC64-FC10", (1, 8, 8)), network("FC16-FC10", (1, 8, 8))

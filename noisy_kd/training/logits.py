@@ -43,7 +43,7 @@ class CachedLogits(LightningDataModule):
         ValueError: from ``setup``, if a batch that is read twice differs (random augmentation).
         TypeError: from ``setup``, if the data module yields no mini-batches of indexed samples.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from noisy_kd import CachedLogits, DigitsDataModule, network
         >>> teacher = network("FC64-FC10", (1, 8, 8))

@@ -44,7 +44,7 @@ class StudentStack(LightningModule):
         numerics: how networks are computed; None for float32 on the Trainer's device.
         clip: ``gradient_clip_val`` and ``gradient_clip_algorithm`` of each student's steps.
 
-    Example:
+    Examples:
         >>> import lightning
         >>> from noisy_kd import DigitsDataModule, Distiller, StudentStack, network, noisy_teacher
         >>> teacher = network("FC64-FC10", (1, 8, 8))

@@ -1,0 +1,86 @@
+"""MkDocs hook: append the tables of all keys to configuration.md (as a program: print them).
+
+Types and ranges come from ``noisy_kd/config.py``, defaults and meanings from ``conf/**/*.yaml``.
+"""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from noisy_kd import config as schema
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+LINE = re.compile(r"( *)([\w@]+):(?: +([^#]*?))?(?: *# (.*))?$")
+SIGNS = {"least": "≥", "above": ">", "most": "≤", "below": "<"}
+SECTIONS = {  # title: files below conf, and the dataclass of the keys; "" for the top level
+    "": ("config.yaml", schema.Config),
+    "data": ("data/*.yaml", schema.Data),
+    "recipe": ("data/*.yaml", schema.Recipe),
+    "model": ("model/*.yaml", None),
+    "teacher": ("config.yaml", schema.Teacher),
+    "student": ("config.yaml", schema.Student),
+    **{name: (f"{name}/*.yaml", None) for name in ("method", "callbacks", "logger")},
+    "optimizer": ("optimizer/*.yaml", schema.Optimizer),
+    "trainer": ("trainer/*.yaml", schema.Trainer),
+}
+
+
+def commented(file: Path) -> list[tuple[str, str, str]]:
+    """Return (key, value, comment) of each key of a YAML file that has a comment."""
+    text, path, found = file.read_text(), [], []
+    is_global = "@package _global_" in text or file.parent == CONF
+    start = [] if is_global else [file.parent.name]
+    for indent, key, value, comment in (m.groups() for m in map(LINE.match, text.split("\n")) if m):
+        path = [*path[: len(indent) // 2], key]
+        if comment and path[0] != "defaults":
+            found.append((".".join([*start, *path]), value or "", comment))
+    return found
+
+
+def table(head: str, rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table without its empty columns; nothing without rows."""
+    columns = [column for column in zip(head.split(), *rows, strict=True) if any(column[1:])]
+    lines = [
+        [re.sub(r"([|<])", r"\\\1", cell) for cell in line] for line in zip(*columns, strict=True)
+    ]
+    lines[1:1] = [["---"] * len(columns)] * bool(rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def section(title: str, pattern: str, made: Any) -> str:
+    """Return the choices of a group, and its keys."""
+    files = sorted(CONF.glob(pattern))
+    about = {file.stem: re.findall(r"^# (?!@)(.*)", file.read_text(), re.M)[:1] for file in files}
+    choices = [(f"`{title}={name}`", *text) for name, text in about.items() if "*" in pattern]
+    types = {item.name: item for item in fields(made)} if made else {}
+    given: dict[str, dict[str, dict[str, str]]] = {}  # key, comment, file: value
+    for file in files if title != "model" else []:
+        for key, value, comment in commented(file):
+            if key.startswith(f"{title}.") if title else "." not in key:
+                given.setdefault(key, {}).setdefault(comment, {})[file.stem] = value
+    rows = []
+    for key, comment, values in ((k, c, v) for k, own in given.items() for c, v in own.items()):
+        rule = item.metadata if (item := types.get(key.removeprefix(f"{title}."))) else {}
+        ranges = [f"{s} {rule[r]}" for r, s in SIGNS.items() if rule.get(r, schema.SEED) < 2**62]
+        kind = ", ".join([str(item.type), *ranges]) if item else ""
+        by_value = {
+            value: [n for n, v in values.items() if v == value] for value in values.values()
+        }
+        named = [f"`{v}`" + f" ({', '.join(n)})" * (len(by_value) > 1) for v, n in by_value.items()]
+        default = ", ".join(named).replace("``", "")
+        of = "" if len(values) == len(files) else ", ".join(values)
+        rows.append((f"`{key}`", of, kind, default, comment))
+    text = [f"## {title or 'Top level'}", (made and made.__doc__) or ""]
+    text.append(table("choice meaning", choices if title != "recipe" else []))
+    return "\n\n".join([*text, table("key of type default meaning", rows)])
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Append all sections to the page configuration.md."""
+    sections = (section(title, *source) for title, source in SECTIONS.items())
+    return markdown + "\n".join(sections) if page.file.src_uri == "configuration.md" else markdown
+
+
+if __name__ == "__main__":
+    print(*(section(title, *source) for title, source in SECTIONS.items()), sep="\n")
