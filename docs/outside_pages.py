@@ -12,7 +12,8 @@ PAGES = ("RESULTS.md", "CONTRIBUTING.md")
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the results with their figures, and the guide for contributors."""
-    for path in (*(ROOT / page for page in PAGES), *(ROOT / "results").glob("*.svg")):
+    results = (path for path in (ROOT / "results").iterdir() if path.suffix in (".md", ".svg"))
+    for path in (*(ROOT / page for page in PAGES), *results):
         name = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
@@ -20,6 +21,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let links to and from these pages lead to their copies in the site."""
+    if page.file.src_uri.startswith("results/"):  # its links are right as they are
+        return markdown
     if page.file.src_uri in PAGES:
         markdown = markdown.replace("](docs/", "](").replace("](README.md", "](index.md")
         return re.sub(r"\[([^]]*)\]\(results\)", r"\1", markdown)
