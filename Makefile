@@ -46,8 +46,7 @@ lint: .venv/.test
 	$(BIN)/mypy
 
 docs: .venv/.docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lower-bounds:
 	$(PYTHON) -m venv .venv-lowest

@@ -13,17 +13,12 @@ from noisy_kd import config as schema
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LINE = re.compile(r"( *)([\w@]+):(?: +([^#]*?))?(?: *# (.*))?$")
 SIGNS = {"least": "≥", "above": ">", "most": "≤", "below": "<"}
-SECTIONS = {  # title: files below conf, and the dataclass of the keys; "" for the top level
-    "": ("config.yaml", schema.Config),
-    "data": ("data/*.yaml", schema.Data),
-    "recipe": ("data/*.yaml", schema.Recipe),
-    "model": ("model/*.yaml", None),
-    "teacher": ("config.yaml", schema.Teacher),
-    "student": ("config.yaml", schema.Student),
-    **{name: (f"{name}/*.yaml", None) for name in ("method", "callbacks", "logger")},
-    "optimizer": ("optimizer/*.yaml", schema.Optimizer),
-    "trainer": ("trainer/*.yaml", schema.Trainer),
-}
+SECTIONS = {"": schema.Config, "data": schema.Data, "recipe": schema.Recipe, "model": None}
+SECTIONS |= {"teacher": schema.Teacher, "student": schema.Student, "method": None}
+SECTIONS |= {"optimizer": schema.Optimizer, "trainer": schema.Trainer}
+SECTIONS |= {"callbacks": None, "logger": None}
+FILES = {"": "config.yaml", "teacher": "config.yaml", "student": "config.yaml"}
+FILES |= {"recipe": "data/*.yaml"}  # of the other groups: GROUP/*.yaml
 
 
 def commented(file: Path) -> list[tuple[str, str, str]]:
@@ -41,18 +36,17 @@ def commented(file: Path) -> list[tuple[str, str, str]]:
 def table(head: str, rows: list[tuple[str, ...]]) -> str:
     """Return a Markdown table without its empty columns; nothing without rows."""
     columns = [column for column in zip(head.split(), *rows, strict=True) if any(column[1:])]
-    lines = [
-        [re.sub(r"([|<])", r"\\\1", cell) for cell in line] for line in zip(*columns, strict=True)
-    ]
+    rows = [*zip(*columns, strict=True)]
+    lines = [[cell.replace("|", r"\|").replace("<", "&lt;") for cell in row] for row in rows]
     lines[1:1] = [["---"] * len(columns)] * bool(rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def section(title: str, pattern: str, made: Any) -> str:
+def section(title: str, made: Any) -> str:
     """Return the choices of a group, and its keys."""
-    files = sorted(CONF.glob(pattern))
+    files = sorted(CONF.glob(FILES.get(title, f"{title}/*.yaml")))
     about = {file.stem: re.findall(r"^# (?!@)(.*)", file.read_text(), re.M)[:1] for file in files}
-    choices = [(f"`{title}={name}`", *text) for name, text in about.items() if "*" in pattern]
+    choices = [(f"`{title}={name}`", *text) for name, text in about.items()]
     types = {item.name: item for item in fields(made)} if made else {}
     given: dict[str, dict[str, dict[str, str]]] = {}  # key, comment, file: value
     for file in files if title != "model" else []:
@@ -64,23 +58,22 @@ def section(title: str, pattern: str, made: Any) -> str:
         rule = item.metadata if (item := types.get(key.removeprefix(f"{title}."))) else {}
         ranges = [f"{s} {rule[r]}" for r, s in SIGNS.items() if rule.get(r, schema.SEED) < 2**62]
         kind = ", ".join([str(item.type), *ranges]) if item else ""
-        by_value = {
-            value: [n for n, v in values.items() if v == value] for value in values.values()
-        }
-        named = [f"`{v}`" + f" ({', '.join(n)})" * (len(by_value) > 1) for v, n in by_value.items()]
+        names = {v: [n for n in values if values[n] == v] for v in values.values()}
+        named = [f"`{v}`" + f" ({', '.join(n)})" * (len(names) > 1) for v, n in names.items()]
         default = ", ".join(named).replace("``", "")
         of = "" if len(values) == len(files) else ", ".join(values)
         rows.append((f"`{key}`", of, kind, default, comment))
-    text = [f"## {title or 'Top level'}", (made and made.__doc__) or ""]
-    text.append(table("choice meaning", choices if title != "recipe" else []))
-    return "\n\n".join([*text, table("key of type default meaning", rows)])
+    about_keys = re.sub(r"^Group ``\w+``\.$", "", (made and made.__doc__) or "")
+    choices = table("choice meaning", choices if title not in FILES else [])
+    parts = (f"### {title or 'Top level'}", about_keys, choices)
+    return "\n\n".join([*filter(None, parts), table("key of type default meaning", rows)])
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Append all sections to the page configuration.md."""
-    sections = (section(title, *source) for title, source in SECTIONS.items())
-    return markdown + "\n".join(sections) if page.file.src_uri == "configuration.md" else markdown
+    is_reference = page.file.src_uri == "configuration.md"
+    return markdown + "\n".join(map(section, SECTIONS, SECTIONS.values())) * is_reference
 
 
 if __name__ == "__main__":
-    print(*(section(title, *source) for title, source in SECTIONS.items()), sep="\n")
+    print(*map(section, SECTIONS, SECTIONS.values()), sep="\n")
