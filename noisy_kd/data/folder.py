@@ -71,7 +71,7 @@ def read(
     Raises:
         InputError: naming the files, classes or sizes that are not as they must be.
     """
-    files = list_files(root)
+    files = list_files(root, with_remarks=True)
     made_by: dict[str, Any] = {
         "data": "folder",
         "layers": "",
@@ -102,8 +102,10 @@ def read(
     )
 
 
-def list_files(root: Path) -> list[File]:
+def list_files(root: Path, with_remarks: bool = False) -> list[File]:
     """Return the image files below a folder: part after part, class after class.
+
+    The remarks, about ignored files and missing classes, are logged.
 
     Raises:
         InputError: if there are fewer than two classes, or their folders do not match.
@@ -136,14 +138,14 @@ def list_files(root: Path) -> list[File]:
             found = ", ".join(f"{count} {ending}" for ending, count in others.items())
             hint = f" ({found} found, which are no images)" if found else ""
             raise InputError(f"data.root={root}: no images of {_some(empty)}{hint}.")
-    if others:
+    if others and with_remarks:
         text = ", ".join(f"{count} {ending}" for ending, count in others.items())
         log.info("%s: files ignored, by their ending no images: %s.", root, text)
-    _check_classes(files, root)
+    _check_classes(files, root, with_remarks)
     return sorted(files, key=lambda f: (PARTS.index(f.part), f.label, _normal(f.path)))
 
 
-def _check_classes(files: list[File], root: Path) -> None:
+def _check_classes(files: list[File], root: Path, with_remarks: bool) -> None:
     classes = {part: {f.label for f in files if f.part == part} for part in PARTS}
     if len(classes["train"]) < 2:
         found = ", ".join(sorted(classes["train"])) or "none"
@@ -154,7 +156,8 @@ def _check_classes(files: list[File], root: Path) -> None:
     for part in ("val", "test"):
         if unknown := classes[part] - classes["train"]:
             raise InputError(f"data.root={root}: {part} has {_some(unknown)}, train has not.")
-        if classes[part] and (missing := classes["train"] - classes[part]):
+        missing = classes["train"] - classes[part]
+        if classes[part] and missing and with_remarks:
             log.warning("%s: %s has no images of %s.", root, part, _some(missing))
 
 
