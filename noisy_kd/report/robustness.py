@@ -23,7 +23,7 @@ NOTE = (
     "corruptions (mean of all severities), FGSM and PGD-20; AUROC: distinguishing other images by "
     "the maximum softmax."
 )
-EVERYTHING = Sweep("robustness", "", {"method": []}, {}, {})
+EVERYTHING = Sweep("robustness", "", {"method": []})
 
 
 def evaluated(folder: Path) -> list[Result]:
