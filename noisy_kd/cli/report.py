@@ -42,7 +42,7 @@ def main() -> None:
         every = {
             name: _recorded(name, options.results) for name in (*sweeps.names(), sweeps.CUSTOM)
         }
-        made = [tables.overview(options.results, every)]
+        made = [tables.overview(options.results)]
     else:
         made = robustness.tables(evaluated, chosen)
         if "robustness" in names and not made:
