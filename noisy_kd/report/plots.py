@@ -43,8 +43,6 @@ def draw(sweep: Sweep, summary: pd.DataFrame, file: Path) -> None:
         _compression(plot, sweep, done)
     elif done["is_baseline"].sum() > 1 and not sweep.paper:
         _differences(plot, done, settings)
-    elif len(numeric) == 2 and len(settings) == 2:
-        _heat_map(plot, done, *numeric)
     elif numeric:
         _curves(plot, summary, settings, numeric[-1])
     else:
@@ -88,21 +86,6 @@ def _curves(plot: Axes, summary: pd.DataFrame, settings: list[str], axis: str) -
     elif axis == "method.temperature":
         plot.set_xscale("log", base=2)
     plot.set_xlabel(short(axis))
-
-
-def _heat_map(plot: Axes, done: pd.DataFrame, x: str, y: str) -> None:
-    """Draw the mean error over two numeric axes."""
-    grid = done.pivot(index=y, columns=x, values="mean").astype(float)
-    image = plot.imshow(grid, origin="lower", aspect="auto", cmap="viridis_r", alpha=0.7)
-    for i, means in enumerate(grid.to_numpy()):
-        for k, mean in enumerate(means):
-            label = "" if pd.isna(mean) else f"{mean:.2f}"
-            plot.text(k, i, label, ha="center", va="center", fontsize=7)
-    plot.figure.colorbar(image, label="test error in percent")
-    plot.set_xticks(range(len(grid.columns)), map(text, grid.columns))
-    plot.set_yticks(range(len(grid.index)), map(text, grid.index))
-    plot.set_xlabel(short(x))
-    plot.set_ylabel(short(y))
 
 
 def _points(plot: Axes, done: pd.DataFrame, settings: list[str]) -> None:

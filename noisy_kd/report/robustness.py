@@ -10,8 +10,7 @@ import pandas as pd
 
 from noisy_kd import runs
 from noisy_kd.report import frame
-from noisy_kd.report.frame import text
-from noisy_kd.report.statistics import paired, spread
+from noisy_kd.report.frame import paired, spread, text
 from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.report.tables import Table, interval
 from noisy_kd.runs import Result
@@ -53,7 +52,7 @@ def tables(results: Sequence[Result], chosen: Mapping[str, Sequence[Value]]) -> 
 
 def _tables(table: pd.DataFrame, strengths: tuple[str, str]) -> list[Table]:
     """Return the means, and the differences to method=hinton, at a noise and an epsilon."""
-    columns = frame.cell_columns(Sweep("robustness", "", dict.fromkeys(COLUMNS, [])), table)
+    columns = frame.cell_columns(Sweep("robustness", "", {key: [] for key in COLUMNS}), table)
     measures = _measures(table, *strengths)
     heads = list(measures)
     groups = [members for _, members in table.join(measures).groupby(columns, dropna=False)]

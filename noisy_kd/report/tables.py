@@ -12,8 +12,7 @@ import pandas as pd
 
 from noisy_kd import runs
 from noisy_kd.report import frame, sweeps
-from noisy_kd.report.frame import settings_of, text
-from noisy_kd.report.statistics import paired
+from noisy_kd.report.frame import paired, settings_of, text
 from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.runs import Result
 
@@ -266,8 +265,8 @@ def _cost(sweep: Sweep, table: pd.DataFrame) -> Table | None:
 def latency_of(result: Result) -> dict[str, float]:
     """Return the latencies measured beside a run; empty without."""
     if "directory" in result:
-        return runs.read_json(Path(result["directory"]) / "latency.json") or {}
-    return result.get("latency", {})
+        result = {"latency": runs.read_json(Path(result["directory"]) / "latency.json")}
+    return result.get("latency") or {}
 
 
 def _latency(latency: Mapping[str, float], batch: int) -> str:
@@ -326,3 +325,13 @@ def show(table: Table) -> None:
         for note in table.notes:
             console.print(note, style="dim", highlight=False, markup=False)
     print(captured.get(), end="")
+
+
+def add_to_tensorboard(tables: Sequence[Table], directory: Path) -> None:
+    """Write tables as the only TensorBoard run in a directory."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in directory.glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(directory)) as writer:
+        writer.add_text("report", "\n\n".join(map(as_markdown, tables)))

@@ -205,7 +205,7 @@ def _record(hydra: DictConfig, jobs: list[Job]) -> str:
 
 def _show_table(hydra: DictConfig, jobs: list[Job], name: str) -> None:
     """Print the table of the jobs, and write it for TensorBoard."""
-    from noisy_kd.report import dashboard, sweeps, tables
+    from noisy_kd.report import sweeps, tables
 
     own = {job.directory.name: runs.read_result(job.directory) for job in jobs}
     if name == sweeps.CUSTOM:
@@ -216,7 +216,7 @@ def _show_table(hydra: DictConfig, jobs: list[Job], name: str) -> None:
     for table in made:
         tables.show(table)
     if any(job.config.logger.get("tensorboard") for job in jobs if job.config):
-        dashboard.add_sweep(Path(str(hydra.sweep.dir)), name, made)
+        tables.add_to_tensorboard(made, Path(str(hydra.sweep.dir)) / name)
 
 
 def _raise_if_failed(jobs: list[Job], failed: dict[str, str]) -> None:
