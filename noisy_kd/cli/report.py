@@ -38,14 +38,14 @@ def main() -> None:
     for name in names:
         if name == "robustness":
             results = robustness.evaluated(options.results)
-            made = robustness.tables(results, chosen)
-            if not made:
+            new = robustness.tables(results, chosen)
+            if not new:
                 raise InputError("no such run was evaluated: noisy-kd evaluate RUN_DIR ...")
         else:
             sweep, recorded = sweeps.read(name), sweeps.recorded(options.results, name)
             results = frame.read(options.results, recorded)
-            made = tables.report(sweep, results, chosen, len(recorded) - len(results))
-        shown += made
+            new = tables.report(sweep, results, chosen, len(recorded) - len(results))
+        shown += new
         if options.plot is not None:
             from noisy_kd.report import plots
 

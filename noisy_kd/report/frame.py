@@ -176,7 +176,7 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
         errors = errors_by_seed(members)
         is_baseline = bool(errors) and bool(members.index.isin(plain.index).all())
         mean, deviation = spread(errors.values())
-        difference, low, high, p = paired(errors, {} if is_baseline else base)
+        comparison = paired(errors, {} if is_baseline else base)
         both = errors.keys() & base.keys()
         clean, own = sum(base[seed] for seed in both), sum(errors[seed] for seed in both)
         rows.append(
@@ -186,10 +186,7 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
                 "deviation": deviation,
                 "n": len(errors),
                 "val_error": spread(errors_by_seed(members, "val_error").values())[0],
-                "difference": difference,
-                "low": low,
-                "high": high,
-                "p": p,
+                **dict(zip(("difference", "low", "high", "p"), comparison, strict=True)),
                 "improvement": 100 * (clean - own) / clean if clean and not is_baseline else None,
                 "is_baseline": is_baseline,
                 **_paper(sweep, settings if is_papers else {}),

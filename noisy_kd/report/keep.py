@@ -84,23 +84,25 @@ def read(file: Path) -> tuple[str, dict[str, list[Value]], list[Result]]:
         header, *results = map(json.loads, file.read_text().splitlines())
         return header["what"], header["chosen"], results
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged: mend it, or remove it and keep anew.") from error
+        raise InputError(
+            f"{file} is damaged: restore it, or remove it and keep the runs again."
+        ) from error
 
 
 def markdown(file: Path) -> str:
     """Return the tables of a kept file, and a line with its machines, versions and days."""
     what, chosen, results = read(file)
     if what == "robustness":
-        found = robustness.tables(results, chosen)
+        parts = robustness.tables(results, chosen)
     else:
-        found = tables.report(sweeps.read(what), results, chosen)
+        parts = tables.report(sweeps.read(what), results, chosen)
     devices = {f"{run['device']}, {run['precision']}" for run in results if "device" in run}
     versions = {f"torch {run['versions']['torch']}" for run in results if "versions" in run}
     ends = [time.gmtime(run["ended"]) for run in results if "ended" in run]
     days = sorted({time.strftime("%Y-%m-%d", end) for end in ends})
     period = " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))
     line = "; ".join([f"{len(results)} runs", *sorted(devices), *sorted(versions), period])
-    return "\n\n".join([*map(tables.as_markdown, found), f"*{line}.*"]) + "\n"
+    return "\n\n".join([*map(tables.as_markdown, parts), f"*{line}.*"]) + "\n"
 
 
 def with_part(text: str, name: str, part: str) -> str:

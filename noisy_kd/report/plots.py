@@ -64,15 +64,9 @@ def _curves(plot: Axes, summary: pd.DataFrame, settings: list[str], axis: str) -
     for number, (values, cells) in enumerate(groups):
         label, color = ", ".join(map(text, values)), f"C{number}"
         cells = cells.sort_values(axis)
-        plot.errorbar(
-            cells[axis],
-            cells["mean"],
-            cells["deviation"].fillna(0.0),
-            fmt="o-",
-            capsize=3,
-            color=color,
-            label=f"{label or 'measured'} (mean ± s.d.)",
-        )
+        name, deviation = f"{label or 'measured'} (mean ± s.d.)", cells["deviation"].fillna(0.0)
+        bars: dict[str, Any] = {"fmt": "o-", "capsize": 3, "color": color, "label": name}
+        plot.errorbar(cells[axis], cells["mean"], deviation, **bars)
         paper = cells[cells["paper"].notna()]
         if len(paper) > 1:
             name = f"paper {label}".strip()
@@ -125,10 +119,8 @@ def _compression(plot: Axes, sweep: Sweep, done: pd.DataFrame) -> None:
         for _, best, clean in best_cells(sweep, done)
     ]
     measured = pd.DataFrame(cells, columns=["size", "best", "baseline"]).sort_values("size")
-    for name, key, color in (
-        ("noisy teacher", "best", MEASURED),
-        ("logit regression", "baseline", BASELINE),
-    ):
+    series = {"noisy teacher": ("best", MEASURED), "logit regression": ("baseline", BASELINE)}
+    for name, (key, color) in series.items():
         if len(measured):
             plot.plot(measured["size"], measured[key], "o-", color=color, label=name)
         paper = sorted((sizes[student], sweep.paper[key][student]) for student in sizes)

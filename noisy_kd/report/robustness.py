@@ -44,10 +44,10 @@ def tables(results: Sequence[Result], chosen: Mapping[str, Sequence[Value]]) -> 
     table.loc[table["baseline"], "method"] = "logit_regression"
     table.loc[table["baseline"], table.columns.intersection(frame.NOISE)] = None
     channels = table["result"].map(lambda result: result["input_shape"][0])
-    made = []
+    shown = []
     for count, members in table.groupby(channels):
-        made += _tables(members, ("0.2", "0.1") if count == 1 else ("0.1", "0.01569"))
-    return made
+        shown += _tables(members, ("0.2", "0.1") if count == 1 else ("0.1", "0.01569"))
+    return shown
 
 
 def _tables(table: pd.DataFrame, strengths: tuple[str, str]) -> list[Table]:
@@ -74,18 +74,12 @@ def _tables(table: pd.DataFrame, strengths: tuple[str, str]) -> list[Table]:
         if len(base) == 1 and base[0] is not members:
             errors = ((frame.errors_by_seed(m, head) for m in (members, *base)) for head in heads)
             differences.append([label, *(interval(*paired(*two)[:3], "+.3g") for two in errors)])
-    made = [
-        Table(
-            "Robustness and calibration",
-            ["data", "images", "student", "method", "n", *heads],
-            sorted(rows),
-            [NOTE],
-        )
-    ]
+    heads_of_rows = ["data", "images", "student", "method", "n", *heads]
+    shown = [Table("Robustness and calibration", heads_of_rows, sorted(rows), [NOTE])]
     if differences:
         title = "Differences to method=hinton, paired over the seeds [95 %]"
-        made.append(Table(title, ["method", *heads], sorted(differences)))
-    return made
+        shown.append(Table(title, ["method", *heads], sorted(differences)))
+    return shown
 
 
 def _texts(members: pd.DataFrame, columns: Sequence[str]) -> tuple[str, ...]:

@@ -73,13 +73,10 @@ def report(
     """
     chosen = chosen or {}
     table = frame.select(frame.frame(results), chosen)
+    single = {k: v[0] for k, v in chosen.items() if len(v) == 1}
     hidden = {*sweep.axes, "data", "seed"}
-    shown = " ".join(
-        f"{key}={text(values[0])}"
-        for key, values in chosen.items()
-        if len(values) == 1 and key not in hidden
-    )
-    title = f"{sweep.name}: {sweep.title}" + (f" ({shown})" if shown else "")
+    shown = [f"{key}={text(value)}" for key, value in single.items() if key not in hidden]
+    title = f"{sweep.name}: {sweep.title}" + (f" ({' '.join(shown)})" if shown else "")
     if table.empty:
         return [Table(title, [], [], [f"No runs: noisy-kd train -cn {sweep.name}."])]
     summary = frame.cells(sweep, table)
@@ -210,13 +207,13 @@ def best_cells(
     sweep: Sweep, summary: pd.DataFrame
 ) -> list[tuple[str, pd.Series[Any], pd.Series[Any]]]:
     """Return (student, its noisy cell of the lowest mean validation error, its baseline)."""
-    found = []
+    best = []
     for name in sweep.axes.get("model@student", []) if "best" in sweep.paper else []:
         own = summary[(summary["model@student"] == name) & (summary["n"] > 0)]
         noisy, clean = own[own["method.sigma"] != 0], own[own["is_baseline"]]
         if len(noisy) and len(clean):
-            found.append((str(name), noisy.loc[noisy["val_error"].idxmin()], clean.iloc[0]))
-    return found
+            best.append((str(name), noisy.loc[noisy["val_error"].idxmin()], clean.iloc[0]))
+    return best
 
 
 def _tuned(summary: pd.DataFrame) -> Table | None:
@@ -246,9 +243,9 @@ def _cost(sweep: Sweep, table: pd.DataFrame) -> Table | None:
     if "compression" not in sweep.paper or not done:
         return None
     first = done[0]
-    size = [f"{first[f'teacher_{key}']:,}" for key in ("multiplications", "parameters")]
+    counts = [f"{first[f'teacher_{key}']:,}" for key in ("multiplications", "parameters")]
     megabytes = f"{4 * first['teacher_parameters'] / 1e6:.1f} MB"
-    rows = [[first["teacher"], size[0], "", "", size[1], "", megabytes, "", ""]]
+    rows = [[first["teacher"], counts[0], "", "", counts[1], "", megabytes, "", ""]]
     for name in dict.fromkeys(result["student"] for result in done):
         own = [result for result in done if result["student"] == name]
         run, latency = own[0], next(filter(None, map(latency_of, own)), {})
@@ -296,7 +293,7 @@ def as_html(table: Table) -> str:
 def as_csv(table: Table) -> str:
     """Return headings and rows; the last column says which table it is."""
     content = pd.DataFrame(table.rows, columns=table.heads)
-    return content.assign(table=table.title).to_csv(index=False).rstrip()
+    return str(content.assign(table=table.title).to_csv(index=False)).rstrip()
 
 
 def show(table: Table) -> None:
@@ -306,13 +303,8 @@ def show(table: Table) -> None:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable(
-        title=escape(table.title),
-        title_justify="left",
-        pad_edge=False,
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
+    shown = RichTable(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
+    shown.title = escape(table.title)
     for i, head in enumerate(table.heads):
         is_text = i == 0 or any(len(row[i]) > 40 for row in table.rows)
         shown.add_column(head, justify="left" if is_text else "right", overflow="fold")
