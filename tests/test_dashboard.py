@@ -7,8 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from noisy_kd.report.dashboard import add_sweep
-from noisy_kd.report.tables import Table
+from noisy_kd.report.tables import Table, add_to_tensorboard
 from noisy_kd.training import dashboard
 from noisy_kd.training.stages import run
 
@@ -120,7 +119,7 @@ def test_a_diverged_run_is_shown(shown):
 
 def test_a_sweeps_table_is_written_anew(tmp_path):
     for title in ("old", "new"):
-        add_sweep(tmp_path, "quick", [Table(title, ["a"], [["1"]])])
+        add_to_tensorboard([Table(title, ["a"], [["1"]])], tmp_path / "quick")
     (tag,) = read(tmp_path / "quick").Tags()["tensors"]
     text = read(tmp_path / "quick").Tensors(tag)[0].tensor_proto.string_val[0].decode()
     assert "new" in text

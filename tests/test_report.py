@@ -12,7 +12,7 @@ from conftest import ROOT, composed
 
 from noisy_kd.errors import InputError
 from noisy_kd.report import frame, keep, plots, robustness, sweeps, tables
-from noisy_kd.report.statistics import holm, paired, spread
+from noisy_kd.report.frame import holm, paired, spread
 from noisy_kd.training import build
 from noisy_kd.training.stages import names
 

@@ -5,23 +5,27 @@ among its runs, but the seed. The baseline of a cell is logit regression with th
 settings.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
 from noisy_kd import runs
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation
-from noisy_kd.report.statistics import holm, paired, spread
 from noisy_kd.report.sweeps import Sweep, Value, canonical, split
 from noisy_kd.runs import Result
 
+NAN = float("nan")
 NOISE = ("method.alpha", "method.sigma")
 REGULARISERS = ("student.dropout", "optimizer.weight_decay")
 """Axes whose value 0 is the baseline's."""
 
+ERRORS = ("test_error", "val_error", "teacher_test_error")
 PLACE = {  # keys that decide no number, and so are in no result
     *("data.root", "data.download", "store", "force", "devices", "max_stack", "callbacks"),
     *("logger", "trainer", "trainer.accelerator", "trainer.devices", "callbacks.progress"),
@@ -38,6 +42,12 @@ IMPLIED = {  # settings that differ because an axis differs
 }
 
 
+def read(folder: Path, directories: Iterable[str]) -> list[Result]:
+    """Return the results of runs below a folder, with their directories."""
+    results = [(folder / name, runs.read_result(folder / name)) for name in directories]
+    return [result | {"directory": str(place)} for place, result in results if result]
+
+
 def frame(results: Iterable[Result]) -> pd.DataFrame:
     """Return one row per run: its settings by their keys, and its numbers.
 
@@ -46,77 +56,91 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
     """
     rows = []
     for result in results:
-        if "settings" not in result:
+        if "settings" not in result:  # not a result of this project
             continue
-        flat = _flat(result["settings"])
-        row: dict[str, Any] = {key: canonical(value) for key, value in flat.items()}
+        row = _flat(result["settings"])
         row["data"] = row.pop("data.name")
-        row["method"] = str(row.pop("method._target_")).rpartition(".")[2]
+        row["method"] = row.pop("method._target_").rpartition(".")[2]
         row |= {"model@student": result["student"], "model@teacher": result["teacher"]}
         if row["method"] == "two_teachers":
             row["method.teachers"] = result["teacher"]
-        if row.get("teacher.checkpoint", "null") != "null":
-            row["teacher.checkpoint"] = CONTENT + str(result["settings"]["teacher"]["checkpoint"])
-        row["seed"], row["status"] = int(result["settings"]["seed"]), result["status"]
-        row["baseline"], row["result"] = result["method"] == "logit_regression", result
-        for key in ("test_error", "val_error", "teacher_test_error"):
-            value = result.get(key)
-            row[key] = float("nan") if value is None else 100 * value
+        if checkpoint := result["settings"].get("teacher", {}).get("checkpoint"):
+            row["teacher.checkpoint"] = CONTENT + checkpoint
+        row |= {"seed": result["settings"]["seed"], "status": result["status"], "result": result}
+        row["baseline"] = result["method"] == "logit_regression"
+        for key in ERRORS:
+            row[key] = NAN if result.get(key) is None else 100 * result[key]
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def filters(words: Sequence[str]) -> dict[str, list[Value]]:
-    """Return KEY=VALUE,... words as key -> values; keys that decide no number are left out."""
-    pairs = [word.partition("=") for word in words if not word.startswith("hydra")]
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = canonical(value)
+    return flat
+
+
+def filters(overrides: Sequence[str]) -> dict[str, list[Value]]:
+    """Return KEY=VALUE,... as key -> values; keys that decide no number are left out."""
+    pairs = [word.partition("=") for word in overrides if not word.startswith("hydra")]
     chosen = {key.lstrip("+"): split(values) for key, _, values in pairs}
     chosen = {key: values for key, values in chosen.items() if key not in PLACE}
     if chosen.get("precision") == ["auto"]:  # results have what it was resolved to
         del chosen["precision"]
-    for net in ("student", "teacher"):
-        if layers := chosen.get(f"{net}.layers"):
-            parsed = [notation.notation(notation.parse(str(one))) for one in layers]
-            chosen[f"{net}.layers"] = [*parsed]
-    if files := chosen.get("teacher.checkpoint"):
-        chosen["teacher.checkpoint"] = [_by_content(str(file)) for file in files]
+    for key, values in chosen.items():
+        if key in ("student.layers", "teacher.layers"):
+            chosen[key] = [notation.notation(notation.parse(str(layers))) for layers in values]
+        elif key == "teacher.checkpoint":
+            chosen[key] = [_digest(str(file)) for file in values]
     return chosen
 
 
-def select(table: pd.DataFrame, chosen: Mapping[str, list[Value]]) -> pd.DataFrame:
+def _digest(checkpoint: str) -> str:
+    is_file = checkpoint != "null" and not checkpoint.startswith(CONTENT)
+    return CONTENT + runs.file_digest(checkpoint) if is_file else checkpoint
+
+
+def select(table: pd.DataFrame, chosen: Mapping[str, Sequence[Value]]) -> pd.DataFrame:
     """Return the runs that have the chosen settings; baselines need not have a method's.
 
     Raises:
         InputError: for a key or a value that no run has.
     """
-    for key, values in chosen.items():
-        if table.empty:
-            break
+    for key, values in chosen.items() if len(table) else ():
         if key not in table:
             raise InputError(f"{key} is not a setting of any run.")
         fits = table[key].isin(values)
         if not fits.any():
-            known = ", ".join(sorted({text(one) for one in table[key].dropna()}))
+            known = ", ".join(sorted(map(text, table[key].dropna().unique())))
             raise InputError(f"no run has {key}={text(values[0])}; there are: {known}.")
-        free = table["baseline"] if key.startswith("method") else False
-        free |= table[key].isna() & key.startswith("teacher.")  # a method without a teacher
-        table = table[fits | free]
+        if key.startswith("method"):
+            fits |= table["baseline"]
+        if key.startswith("teacher."):
+            fits |= table[key].isna()  # a method without a teacher
+        table = table[fits]
     return table
 
 
 def cell_columns(sweep: Sweep, table: pd.DataFrame) -> list[str]:
-    """Return the settings that tell cells apart: the axes, then what differs besides."""
+    """Return the settings that distinguish cells: the axes, then what else differs."""
     axes = [key for key in sweep.axes if key in table]
-    hidden = {"seed", "status", "baseline", "result", "data.content", "model@student"}
-    hidden |= {"model@teacher", "test_error", "val_error", "teacher_test_error", *axes}
+    hidden = {"seed", "status", "baseline", "result", "data.content", *ERRORS, *axes}
+    hidden |= {"model@student", "model@teacher"}
     hidden |= {key for axis in axes for key in IMPLIED.get(axis, ())}
     more = []
+    noisy = table[~table["baseline"]]
     for key in table.columns.difference(hidden, sort=False):
-        if key == "method" or key.startswith("method."):  # of a baseline they decide nothing
-            values = table[~table["baseline"]].groupby("method")[key].nunique()
-            differs = len(values) > 1 if key == "method" else bool((values > 1).any())
+        if key == "method":
+            count = noisy[key].nunique()
+        elif key.startswith("method."):  # of a baseline they decide nothing
+            count = noisy.groupby("method")[key].nunique().max()
         else:  # a method without a teacher lacks the keys of one
-            differs = table[key].nunique(dropna=key.startswith("teacher.")) > 1
-        if differs:
+            count = table[key].nunique(dropna=key.startswith("teacher."))
+        if count > 1:
             more.append(key)
     return [*axes, *more]
 
@@ -130,39 +154,43 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     """
     columns = cell_columns(sweep, table)
     table = table.copy()
-    if "method" in sweep.axes and "logit_regression" in sweep.axes["method"]:
+    if "logit_regression" in sweep.axes.get("method", ()):
         table.loc[table["baseline"], "method"] = "logit_regression"
     for key in {*NOISE, *REGULARISERS} & set(columns):
         table[key] = table[key].fillna(0.0)
     table.loc[table["baseline"], [key for key in NOISE if key in columns]] = 0.0
     shared = [key for key in columns if not key.startswith("method") and key not in REGULARISERS]
-    baselines = _baselines(sweep, table, columns, shared)
+    plain = table[table["baseline"]]
+    for key in set(REGULARISERS) & set(columns):
+        plain = plain[plain[key] == 0.0]
+    if "method.teachers" in sweep.axes:  # of several teachers, the first is the baseline's
+        plain = plain[plain["method.teachers"] == sweep.axes["method.teachers"][0]]
+    baselines = {
+        tuple(settings.values()): errors_by_seed(members)
+        for settings, members in _groups(plain, shared)
+    }
     is_papers = _is_papers(sweep, table)
     rows = []
-    for cell, runs_of in _groups(table, columns):
-        base = baselines.get(tuple(cell[name] for name in shared), {})
-        errors = errors_by_seed(runs_of)
-        mean, deviation = spread(list(errors.values()))
-        difference, low, high, p = paired(errors, base)
+    for settings, members in _groups(table, columns):
+        base = baselines.get(tuple(settings[key] for key in shared), {})
+        errors = errors_by_seed(members)
+        is_baseline = bool(errors) and bool(members.index.isin(plain.index).all())
+        mean, deviation = spread(errors.values())
+        comparison = paired(errors, {} if is_baseline else base)
         both = errors.keys() & base.keys()
         clean, own = sum(base[seed] for seed in both), sum(errors[seed] for seed in both)
-        is_baseline = bool(errors) and all(base.get(s) == e for s, e in errors.items())
-        is_baseline = is_baseline and bool(runs_of["baseline"].all())
         rows.append(
             {
-                **cell,
+                **settings,
                 "mean": mean,
                 "deviation": deviation,
                 "n": len(errors),
-                "val_error": spread([*errors_by_seed(runs_of, "val_error").values()])[0],
-                "difference": float("nan") if is_baseline else difference,
-                "low": low,
-                "high": high,
-                "p": float("nan") if is_baseline else p,
+                "val_error": spread(errors_by_seed(members, "val_error").values())[0],
+                **dict(zip(("difference", "low", "high", "p"), comparison, strict=True)),
                 "improvement": 100 * (clean - own) / clean if clean and not is_baseline else None,
                 "is_baseline": is_baseline,
-                **_paper(sweep, cell if is_papers else {}),
-                "runs": runs_of,
+                **_paper(sweep, settings if is_papers else {}),
+                "runs": members,
             }
         )
     summary = pd.DataFrame(rows)
@@ -175,58 +203,67 @@ def settings_of(summary: pd.DataFrame) -> list[str]:
     return list(summary.columns[: summary.columns.get_loc("mean")])
 
 
-def text(value: Any) -> str:
-    """Return a value as people write it."""
-    if value is None or value != value:
-        return ""
-    return f"{value:g}" if isinstance(value, float | int) else str(value)
-
-
-def words(settings: Mapping[str, Any]) -> str:
-    """Return settings as one would type them."""
-    return " ".join(f"{key}={text(one)}" for key, one in settings.items())
-
-
-def _groups(table: pd.DataFrame, columns: list[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """The runs of each cell, sorted by the columns: numbers by value, names by first appearance."""
-    if not columns:
-        return [({}, table)]
-    ranks = {}
-    for key in columns:
-        known = list(dict.fromkeys(table[key]))
-        if all(isinstance(one, float) for one in known):
-            known.sort()
-        ranks[key] = {text(one): rank for rank, one in enumerate(known)}
-    groups = [
-        (dict(zip(columns, key, strict=True)), members)
-        for key, members in table.groupby(columns, dropna=False, sort=False)
-    ]
-    return sorted(groups, key=lambda group: [ranks[key][text(v)] for key, v in group[0].items()])
-
-
 def errors_by_seed(members: pd.DataFrame, name: str = "test_error") -> dict[int, float]:
     """Return seed -> error in percent, of the runs that are done."""
     done = members[(members["status"] == "done") & members[name].notna()]
     return dict(zip(done["seed"], done[name], strict=True))
 
 
-def _baselines(
-    sweep: Sweep, table: pd.DataFrame, columns: list[str], shared: list[str]
-) -> dict[tuple[Value, ...], dict[int, float]]:
-    """Logit regression's errors by seed, by the settings that a baseline shares with its cells."""
-    plain = table[table["baseline"]]
-    for key in set(REGULARISERS) & set(columns):
-        plain = plain[plain[key] == 0.0]
-    if "method.teachers" in sweep.axes:  # of several teachers, the first is the baseline's
-        plain = plain[plain["method.teachers"] == sweep.axes["method.teachers"][0]]
-    return {
-        tuple(key[name] for name in shared): errors_by_seed(members)
-        for key, members in _groups(plain, shared)
-    }
+def spread(values: Collection[float]) -> tuple[float, float]:
+    """Return mean and standard deviation (n - 1); NaN for too few values."""
+    mean = fmean(values) if values else NAN
+    return mean, stdev(values) if len(values) > 1 else NAN
+
+
+def paired(
+    values: Mapping[int, float], baseline: Mapping[int, float]
+) -> tuple[float, float, float, float]:
+    """Compare ``values`` with ``baseline`` over the seeds that both have.
+
+    Returns:
+        The mean difference, the ends of its 95 % confidence interval (Student's t), and p of the
+        two-sided paired t-test; NaN where there are too few pairs, or no spread.
+    """
+    seeds = sorted(values.keys() & baseline.keys())
+    mean, deviation = spread([values[seed] - baseline[seed] for seed in seeds])
+    n = len(seeds)
+    if n < 2 or deviation / n**0.5 <= 1e-9 * max(1.0, abs(mean)):  # equal but for rounding
+        return mean, NAN, NAN, NAN
+    error = deviation / n**0.5
+    half = error * float(stdtrit(n - 1, 0.975))
+    return mean, mean - half, mean + half, 2 * float(stdtr(n - 1, -abs(mean) / error))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number (Holm 1979); NaN stays NaN and does not count."""
+    values = pd.Series(p, dtype=float).dropna().sort_values()
+    adjusted = (values * np.arange(len(values), 0, -1)).clip(upper=1.0).cummax()
+    return list(adjusted.reindex(range(len(p))))
+
+
+def text(value: Any) -> str:
+    """Return a setting as a user writes it."""
+    if value is None or value != value:
+        return ""
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
+
+
+def _groups(table: pd.DataFrame, columns: list[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Return the runs of each cell, numbers in ascending order, names as they first appear."""
+    if not columns:
+        return [({}, table)]
+    order = [
+        column
+        if pd.api.types.is_numeric_dtype(column)
+        else pd.factorize(column, use_na_sentinel=False)[0]
+        for column in (table[key] for key in columns)
+    ]
+    groups = [members for _, members in table.groupby(order, dropna=False)]
+    return [(members.iloc[0][columns].to_dict(), members) for members in groups]
 
 
 def _is_papers(sweep: Sweep, table: pd.DataFrame) -> bool:
-    """Whether all runs have the data, the networks and the alpha of the paper's numbers."""
+    """Return whether all runs have the data, the networks and the alpha of the paper's numbers."""
     implied = {"method": "model@teacher", "method.teachers": "model@teacher"}
     free = {*sweep.axes, *(implied[axis] for axis in sweep.axes if axis in implied)}
     noisy = table[~table["baseline"]]
@@ -237,40 +274,16 @@ def _is_papers(sweep: Sweep, table: pd.DataFrame) -> bool:
     )
 
 
-def _paper(sweep: Sweep, key: Mapping[str, Any]) -> dict[str, float | None]:
-    """The paper's error for a cell, and its improvement over the paper's baseline, in percent."""
-    errors = {text(canonical(k)): value for k, value in sweep.paper.get("error", {}).items()}
-    baseline, student = sweep.paper.get("baseline"), key.get("model@student")
+def _paper(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the paper's error, and its improvement over the paper's baseline, in percent."""
+    baseline, student = sweep.paper.get("baseline"), settings.get("model@student")
     if isinstance(baseline, dict):
         baseline = baseline.get(student)
-    axes = [key[axis] for axis in sweep.axes if axis in key and axis != "model@student"]
-    if baseline is None or len(axes) != 1:
+    values = [settings[key] for key in sweep.axes if key in settings and key != "model@student"]
+    if baseline is None or len(values) != 1:
         return {"paper": None, "paper_improvement": None}
-    first = sweep.axes.get("method.teachers", [None])[0]
-    if axes[0] in (0.0, "logit_regression", first):
+    if values[0] in (0.0, "logit_regression", *sweep.axes.get("method.teachers", [])[:1]):
         return {"paper": baseline, "paper_improvement": None}
-    error = errors.get(text(axes[0]))
+    error = sweep.paper.get("error", {}).get(values[0])
     gain = None if error is None else 100 * (baseline - error) / baseline
     return {"paper": error, "paper_improvement": gain}
-
-
-def _by_content(checkpoint: str) -> str:
-    named = checkpoint == "null" or checkpoint.startswith(CONTENT)
-    return checkpoint if named else CONTENT + runs.file_digest(checkpoint)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, inner in settings.items():
-        flat |= (
-            _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: inner}
-        )
-    return flat
-
-
-def read(folder: Path, directories: Iterable[str] | None = None) -> list[Result]:
-    """Return the results of runs, with their directories."""
-    if directories is None:
-        return [result | {"directory": str(place)} for place, result in runs.results(folder)]
-    results = [(folder / name, runs.read_result(folder / name)) for name in directories]
-    return [result | {"directory": str(place)} for place, result in results if result]

@@ -29,16 +29,9 @@ def keep(
     add: bool = False,
     replace: bool = False,
 ) -> None:
-    """Write the files of a table into a folder, and its part of the page NAME.md.
+    """Write the files NAME.* of a sweep's (or ``robustness``) runs, and their part of NAME.md.
 
-    Args:
-        name: of the files.
-        what: a sweep, or ``robustness``.
-        results: of its runs; with ``evaluation`` for ``robustness``.
-        chosen: settings that the runs must have.
-        folder: ``results``.
-        add: to the runs that NAME.jsonl holds already; a finished run replaces one of its settings.
-        replace: drop what NAME.jsonl holds.
+    ``add`` the runs to those that NAME.jsonl holds already, or ``replace`` them.
 
     Raises:
         InputError: if there is no run to keep, NAME is no name, or NAME.jsonl holds runs of
@@ -47,8 +40,7 @@ def keep(
     if not re.fullmatch(r"\w[\w.-]*", name) or name == "end":
         raise InputError(f"--keep {name}: choose a plain name, the files go to {folder}.")
     table = frame.select(frame.frame(results), chosen)
-    new = [] if table.empty else list(table["result"])
-    if not new:
+    if table.empty:
         raise InputError(f"there are no runs of {what} to keep.")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.jsonl"
@@ -58,93 +50,81 @@ def keep(
         kept = {_key(run): run for run in held}
         if was != what:
             raise InputError(f"{file} holds runs of {was}, not of {what}: take another name.")
-        lost = len(kept.keys() - {_key(run) for run in new})
+        lost = len(kept.keys() - set(map(_key, table["result"])))
         if lost and not add:
             advice = "--add keeps them too, --replace drops them"
             raise InputError(f"{file} holds {lost} runs that are not among these: {advice}.")
         if add:
             chosen = _joined(asked, chosen, file)
-    for run in new:
-        own = {key: value for key, value in run.items() if key not in LEFT_OUT}
-        latency = tables.latency_of(run)
+    for run in table["result"]:
         if run["status"] == "done" or kept.get(_key(run), {}).get("status") != "done":
-            kept[_key(run)] = own | ({"latency": dict(latency)} if latency else {})
-    lines = [json.dumps({"what": what, "chosen": dict(chosen)}), *map(json.dumps, kept.values())]
-    file.write_text("\n".join(lines) + "\n")
+            latency = tables.latency_of(run)
+            own = {key: value for key, value in run.items() if key not in LEFT_OUT}
+            kept[_key(run)] = own | ({"latency": latency} if latency else {})
+    lines = [{"what": what, "chosen": dict(chosen)}, *kept.values()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = markdown(file)
-    page = folder / f"{name}.md"
-    frame_of = page.read_text("utf-8") if page.exists() else f"<!-- {name} -->\n<!-- end -->\n"
-    page.write_text(with_part(frame_of, name, text), encoding="utf-8")
     if what != "robustness":
-        draw(file)
+        from noisy_kd.report import plots
+
+        sweep = sweeps.read(what)
+        cells = frame.cells(sweep, frame.frame(kept.values()))
+        plots.draw(sweep, cells, file.with_name(f"{name}.svg"))
+    page = file.with_name(f"{name}.md")
+    old = page.read_text("utf-8") if page.exists() else f"<!-- {name} -->\n<!-- end -->\n"
+    page.write_text(with_part(old, name, text), encoding="utf-8")
 
 
 def read(file: Path) -> tuple[str, dict[str, list[Value]], list[Result]]:
-    """Return what was asked (a sweep or ``robustness``, and settings), and the runs.
-
-    Raises:
-        InputError: if the file is damaged.
-    """
+    """Return what was asked (a sweep or ``robustness``, and settings), and the runs."""
     try:
-        header, *results = (json.loads(line) for line in file.read_text().splitlines())
+        header, *results = map(json.loads, file.read_text().splitlines())
         return header["what"], header["chosen"], results
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged: mend it, or remove it and keep anew.") from error
+        raise InputError(
+            f"{file} is damaged: restore it, or remove it and keep the runs again."
+        ) from error
 
 
 def markdown(file: Path) -> str:
-    """Return the tables of a kept file, and what they were made with."""
+    """Return the tables of a kept file, and a line with its machines, versions and days."""
     what, chosen, results = read(file)
     if what == "robustness":
-        made = robustness.tables(results, chosen)
+        parts = robustness.tables(results, chosen)
     else:
-        made = tables.report(sweeps.read(what), results, chosen)
-    return "\n\n".join([*map(tables.as_markdown, made), _made_with(results)]) + "\n"
-
-
-def draw(file: Path) -> None:
-    """Draw the plot of a kept file beside it."""
-    from noisy_kd.report import plots
-
-    what, _, results = read(file)
-    sweep = sweeps.read(what)
-    plots.draw(sweep, frame.cells(sweep, frame.frame(results)), file.with_suffix(".svg"))
+        parts = tables.report(sweeps.read(what), results, chosen)
+    devices = {f"{run['device']}, {run['precision']}" for run in results if "device" in run}
+    versions = {f"torch {run['versions']['torch']}" for run in results if "versions" in run}
+    ends = [time.gmtime(run["ended"]) for run in results if "ended" in run]
+    days = sorted({time.strftime("%Y-%m-%d", end) for end in ends})
+    period = " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))
+    line = "; ".join([f"{len(results)} runs", *sorted(devices), *sorted(versions), period])
+    return "\n\n".join([*map(tables.as_markdown, parts), f"*{line}.*"]) + "\n"
 
 
 def with_part(text: str, name: str, part: str) -> str:
     """Return a page with another text between ``<!-- NAME -->`` and ``<!-- end -->``."""
     pattern = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)"
-    return re.sub(pattern, lambda match: f"{match[1]}{part}{match[2]}", text, flags=re.S)
+    return re.sub(pattern, lambda match: f"{match[1]}{part}{match[2]}", text, flags=re.DOTALL)
 
 
-def _key(run: Result) -> tuple[str, int | None]:
-    """What distinguishes kept runs; one may be there with several evaluations.
+def _key(run: Result) -> tuple[bool, str, int | None]:
+    """Return what distinguishes kept runs; one may be there with several evaluations.
 
-    Logit regression is one run, whichever method's zero noise it came by.
+    Logit regression is one run, by whichever method's zero noise.
     """
     plain = run["method"] == "logit_regression"
     same = run["settings_hash"] if plain else run["config_hash"]
-    return f"{plain} {same}", run.get("evaluation", {}).get("images")
+    return plain, same, run.get("evaluation", {}).get("images")
 
 
 def _joined(
     held: Mapping[str, list[Value]], more: Mapping[str, list[Value]], file: Path
 ) -> dict[str, list[Value]]:
-    """The settings of kept runs and of those that come to them: only their seeds may differ."""
-    first, second = ({k: v for k, v in one.items() if k != "seed"} for one in (held, more))
+    """Return the settings of kept and of added runs: only their seeds may differ."""
+    first, second = ({k: v for k, v in chosen.items() if k != "seed"} for chosen in (held, more))
     if first != second:
-        was = " ".join(f"{key}={','.join(map(frame.text, one))}" for key, one in first.items())
-        raise InputError(f"{file} holds runs of other settings ({was or 'the usual ones'}).")
-    seeds, new = held.get("seed"), more.get("seed")
-    if seeds is None or new is None:  # one of them is of all seeds
-        return first
-    return first | {"seed": list(dict.fromkeys([*seeds, *new]))}
-
-
-def _made_with(results: Sequence[Result]) -> str:
-    devices = {f"{run['device']}, {run['precision']}" for run in results if "device" in run}
-    versions = {f"torch {run['versions']['torch']}" for run in results if "versions" in run}
-    ends = sorted(run["ended"] for run in results if "ended" in run)
-    days = [time.strftime("%Y-%m-%d", time.gmtime(end)) for end in [*ends[:1], *ends[-1:]]]
-    words = [f"{len(results)} runs", *sorted(devices), *sorted(versions)]
-    return f"*{'; '.join([*words, ' to '.join(dict.fromkeys(days))])}.*"
+        raise InputError(f"{file} holds runs of other settings: {first or 'the defaults'}.")
+    if "seed" in held and "seed" in more:
+        first["seed"] = list(dict.fromkeys([*held["seed"], *more["seed"]]))
+    return first

@@ -2,136 +2,114 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from noisy_kd import runs
 from noisy_kd.report import frame
-from noisy_kd.report.frame import text
-from noisy_kd.report.statistics import paired, spread
-from noisy_kd.report.sweeps import Sweep
+from noisy_kd.report.frame import paired, spread, text
+from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.report.tables import Table, interval
 from noisy_kd.runs import Result
 
-STRENGTH = {True: ("0.2", "0.1"), False: ("0.1", "0.01569")}  # grey or not: noise, epsilon
 NOTE = (
     "Mean ± standard deviation over n seeds. NLL: negative log-likelihood; ECE: expected "
     "calibration error, 15 bins; accuracies on the test set under Gaussian noise, common "
     "corruptions (mean of all severities), FGSM and PGD-20; AUROC: distinguishing other images by "
     "the maximum softmax."
 )
-EVERYTHING = Sweep("robustness", "", {"method": []}, {}, {})
+COLUMNS = ("data", "images", "model@student", "method")
 
 
 def evaluated(folder: Path) -> list[Result]:
-    """Return every finished run below a folder that was evaluated, with what was measured."""
-    found = []
-    for directory, result in runs.results(folder):
-        for file in sorted(directory.glob("evaluation*.json")):
-            evaluation = runs.read_json(file)
-            if evaluation and "settings" in result:
-                found.append({**result, "evaluation": evaluation})
-    return found
+    """Return a result for each evaluation of a run below a folder, with what was measured."""
+    return [
+        result | {"evaluation": evaluation}
+        for directory, result in runs.results(folder)
+        for file in sorted(directory.glob("evaluation*.json"))
+        if (evaluation := runs.read_json(file))
+    ]
 
 
-def tables(results: Sequence[Result], chosen: Mapping[str, Sequence[Any]]) -> list[Table]:
+def tables(results: Sequence[Result], chosen: Mapping[str, Sequence[Value]]) -> list[Table]:
     """Return tables for grey and for coloured images: a row for each set of settings."""
     table = frame.frame(result for result in results if result["status"] == "done")
-    table = frame.select(table, {key: list(values) for key, values in chosen.items()})
+    table = frame.select(table, chosen)
     if table.empty:
         return []
     table["images"] = [result["evaluation"]["images"] for result in table["result"]]
-    made = []
-    for grey in (True, False):
-        members = table[[(r["input_shape"][0] == 1) == grey for r in table["result"]]]
-        if len(members):
-            made += _tables(members, grey)
-    return made
+    table.loc[table["baseline"], "method"] = "logit_regression"
+    table.loc[table["baseline"], table.columns.intersection(frame.NOISE)] = None
+    channels = table["result"].map(lambda result: result["input_shape"][0])
+    shown = []
+    for count, members in table.groupby(channels):
+        shown += _tables(members, ("0.2", "0.1") if count == 1 else ("0.1", "0.01569"))
+    return shown
 
 
-def _tables(table: pd.DataFrame, grey: bool) -> list[Table]:
-    more = [key for key in frame.cell_columns(EVERYTHING, table) if key not in ("method", "images")]
-    shown = [key for key in more if key not in ("data", "student.layers")]
-    columns = ["data", "images", "model@student", "method", *more]
-    groups: list[tuple[Any, pd.DataFrame]] = [
-        *table.groupby(list(dict.fromkeys(columns)), dropna=False)
-    ]
-    every = [measures(members["result"], grey) for _, members in groups]
-    heads = [head for head in every[0] if any(one[head] for one in every)]
+def _tables(table: pd.DataFrame, strengths: tuple[str, str]) -> list[Table]:
+    """Return the means, and the differences to method=hinton, at a noise and an epsilon."""
+    columns = frame.cell_columns(Sweep("robustness", "", {key: [] for key in COLUMNS}), table)
+    measures = _measures(table, *strengths)
+    heads = list(measures)
+    groups = [members for _, members in table.join(measures).groupby(columns, dropna=False)]
+    shared = [key for key in columns if not key.startswith(("method", "teacher"))]
+    hinton = defaultdict(list)
+    for members in groups:
+        if members["method"].iloc[0] == "hinton":
+            hinton[_texts(members, shared)].append(members)
     rows, differences = [], []
-    for (_, members), own in zip(groups, every, strict=True):
+    for members in groups:
         first = members.iloc[0]
-        noise = {k: first[k] for k in (*frame.NOISE, *shown) if k in table and text(first[k])}
-        if first["baseline"]:
-            noise, name = (
-                {k: v for k, v in noise.items() if k not in frame.NOISE},
-                "logit_regression",
-            )
-        else:
-            name = first["method"]
-        given = ", ".join(f"{key.removeprefix('method.')} {text(v)}" for key, v in noise.items())
-        label = f"{name} ({given})" if given else name
-        row = [first["data"], text(first["images"]), first["model@student"], label]
-        rows.append([*row, str(len(members)), *(_mean(own[head]) for head in heads)])
-        base = _hinton(groups, every, first, more)
-        if base is not None and base is not own:
-            pairs = [paired(own[head], base[head]) for head in heads]
-            differences.append([label, *(interval(*pair[:3], "+.3g") for pair in pairs)])
-    heads_of = ["data", "images", "student", "method", "n", *heads]
-    made = [Table("Robustness and calibration", heads_of, sorted(rows), [NOTE])]
+        settings = dict.fromkeys([*frame.NOISE, *columns[len(COLUMNS) :]])
+        given = {key.removeprefix("method."): text(first.get(key)) for key in settings}
+        listed = ", ".join(f"{key} {value}" for key, value in given.items() if value)
+        label = f"{first['method']} ({listed})" if listed else first["method"]
+        row = [*_texts(members, COLUMNS[:-1]), label, str(len(members))]
+        rows.append([*row, *(_mean(members[head].dropna()) for head in heads)])
+        base = hinton[_texts(members, shared)]
+        if len(base) == 1 and base[0] is not members:
+            errors = ((frame.errors_by_seed(m, head) for m in (members, *base)) for head in heads)
+            differences.append([label, *(interval(*paired(*two)[:3], "+.3g") for two in errors)])
+    heads_of_rows = ["data", "images", "student", "method", "n", *heads]
+    shown = [Table("Robustness and calibration", heads_of_rows, sorted(rows), [NOTE])]
     if differences:
         title = "Differences to method=hinton, paired over the seeds [95 %]"
-        made.append(Table(title, ["method", *heads], sorted(differences)))
-    return made
+        shown.append(Table(title, ["method", *heads], sorted(differences)))
+    return shown
 
 
-def _hinton(
-    groups: list[tuple[Any, pd.DataFrame]],
-    every: list[dict[str, dict[int, float]]],
-    first: pd.Series[Any],
-    more: list[str],
-) -> dict[str, dict[int, float]] | None:
-    """The measures of the one group of method=hinton with the same other settings."""
-    same = ["data", "images", "model@student"]
-    same += [key for key in more if not key.startswith(("method", "teacher"))]
-    found = [
-        own
-        for (_, members), own in zip(groups, every, strict=True)
-        if members.iloc[0]["method"] == "hinton"
-        and all(text(members.iloc[0][key]) == text(first[key]) for key in same)
-    ]
-    return found[0] if len(found) == 1 else None
+def _texts(members: pd.DataFrame, columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(text(members[key].iloc[0]) for key in columns)
 
 
-def measures(results: Sequence[Result], grey: bool) -> dict[str, dict[int, float]]:
-    """Return what was measured: heading -> seed -> value."""
-    evaluations = [(result["seed"], result["evaluation"]) for result in results]
-    noise, epsilon = STRENGTH[grey]
+def _measures(table: pd.DataFrame, noise: str, epsilon: str) -> pd.DataFrame:
+    """Return what was measured of each run: a column for each measure that any of them has."""
+    evaluations = pd.json_normalize(table["result"].str["evaluation"].tolist())
     wanted = {
-        "error %": ("clean", "error", 100),
-        "agreement %": ("clean", "agreement", 100),
-        "NLL": ("clean", "nll", 1),
-        "ECE %": ("calibration", "ece", 100),
-        f"noise {noise} %": ("noise", noise, 100),
-        "corruptions %": ("corruptions", "mean", 100),
-        f"FGSM {epsilon} %": ("fgsm", epsilon, 100),
-        f"PGD {epsilon} %": ("pgd", epsilon, 100),
+        "error %": ("clean.error", 100),
+        "agreement %": ("clean.agreement", 100),
+        "NLL": ("clean.nll", 1),
+        "ECE %": ("calibration.ece", 100),
+        f"noise {noise} %": (f"noise.{noise}", 100),
+        "corruptions %": ("corruptions.mean", 100),
+        f"FGSM {epsilon} %": (f"fgsm.{epsilon}", 100),
+        f"PGD {epsilon} %": (f"pgd.{epsilon}", 100),
     }
-    found = {}
-    for head, (kind, key, factor) in wanted.items():
-        values = {seed: e.get(kind, {}).get(key) for seed, e in evaluations}
-        found[head] = {s: factor * v for s, v in values.items() if v is not None}
-    found["AUROC"] = {
-        seed: sum(e["ood"].values()) / len(e["ood"]) for seed, e in evaluations if e.get("ood")
+    measures = {
+        head: factor * evaluations[key].astype(float)
+        for head, (key, factor) in wanted.items()
+        if key in evaluations
     }
-    return found
+    measures["AUROC"] = evaluations.filter(regex=r"^ood\.").mean(axis=1)
+    return pd.DataFrame(measures).set_index(table.index).dropna(axis=1, how="all")
 
 
-def _mean(values: Mapping[int, float]) -> str:
-    mean, deviation = spread(list(values.values()))
-    if not values:
+def _mean(values: pd.Series[float]) -> str:
+    if values.empty:
         return ""
-    return f"{mean:.3g}" + ("" if deviation != deviation else f" ± {deviation:.2g}")
+    mean, deviation = spread(values.tolist())
+    return f"{mean:.3g}" + ("" if pd.isna(deviation) else f" ± {deviation:.2g}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +12,8 @@ import pandas as pd
 
 from noisy_kd import runs
 from noisy_kd.report import frame, sweeps
-from noisy_kd.report.frame import settings_of, text, words
-from noisy_kd.report.statistics import paired
-from noisy_kd.report.sweeps import Sweep
+from noisy_kd.report.frame import paired, settings_of, text
+from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.runs import Result
 
 
@@ -67,18 +64,19 @@ COST_NOTE = (
 def report(
     sweep: Sweep,
     results: Sequence[Result],
-    chosen: Mapping[str, Sequence[Any]] | None = None,
+    chosen: Mapping[str, Sequence[Value]] | None = None,
     missing: int = 0,
 ) -> list[Table]:
-    """Return the tables of a sweep.
+    """Return the tables of those runs of a sweep that have the chosen settings.
 
-    Raises:
-        InputError: for a setting that no run has.
+    ``missing``: how many runs that the launcher has recorded have no result.
     """
-    table = frame.select(frame.frame(results), {k: list(v) for k, v in (chosen or {}).items()})
-    given = {k: v[0] for k, v in (chosen or {}).items() if len(v) == 1 and k != "seed"}
-    shown = {k: v for k, v in given.items() if k not in (*sweep.axes, "data")}
-    title = f"{sweep.name}: {sweep.title}" + (f" ({words(shown)})" if shown else "")
+    chosen = chosen or {}
+    table = frame.select(frame.frame(results), chosen)
+    single = {k: v[0] for k, v in chosen.items() if len(v) == 1}
+    hidden = {*sweep.axes, "data", "seed"}
+    shown = [f"{key}={text(value)}" for key, value in single.items() if key not in hidden]
+    title = f"{sweep.name}: {sweep.title}" + (f" ({' '.join(shown)})" if shown else "")
     if table.empty:
         return [Table(title, [], [], [f"No runs: noisy-kd train -cn {sweep.name}."])]
     summary = frame.cells(sweep, table)
@@ -88,16 +86,16 @@ def report(
     return [*filter(None, [first, _best(sweep, summary), _tuned(summary), _cost(sweep, table)])]
 
 
-def overview(folder: Path, results: Mapping[str, Sequence[Result]]) -> Table:
+def overview(folder: Path) -> Table:
     """Return the list of the sweeps: what each is, and how many of its runs are done."""
     rows = []
     for name in (*sweeps.names(), sweeps.CUSTOM):
-        done = sum(result["status"] == "done" for result in results[name])
-        of = len(sweeps.recorded(folder, name))
-        rows.append([name, sweeps.read(name).title, f"{done} of {of}" if of else ""])
-    notes = (
-        [] if any(row[2] for row in rows) else ["Nothing has been run: noisy-kd train -cn quick."]
-    )
+        recorded = sweeps.recorded(folder, name)
+        done = sum(result["status"] == "done" for result in frame.read(folder, recorded))
+        count = f"{done} of {len(recorded)}" if recorded else ""
+        rows.append([name, sweeps.read(name).title, count])
+    nothing = "Nothing has been run: noisy-kd train -cn quick."
+    notes = [] if any(row[2] for row in rows) else [nothing]
     return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "runs done"], rows, notes)
 
 
@@ -105,48 +103,46 @@ def plain_table(results: Sequence[tuple[str, Result | None]]) -> Table:
     """Return a row for each run: directory, errors, status."""
     rows = []
     for name, result in results:
-        errors = [(result or {}).get(key) for key in ("val_error", "test_error")]
+        run = result or {"status": "missing"}
+        errors = [run.get(key) for key in ("val_error", "test_error")]
         shown = ["" if error is None else f"{100 * error:.2f}" for error in errors]
-        rows.append([name, *shown, "missing" if result is None else result["status"]])
+        rows.append([name, *shown, run["status"]])
     return Table("The runs", ["run", "validation error %", "test error %", "status"], rows)
 
 
 def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame) -> Table:
-    """All cells, each beside its baseline and the paper's number."""
+    """Return all cells, each beside its baseline and the paper's number."""
     settings = settings_of(summary)
-    compares, papers = summary["is_baseline"].any(), summary["paper"].notna().any()
+    has_baseline, has_paper = summary["is_baseline"].any(), summary["paper"].notna().any()
+    heads = [*map(short, settings), "error %", "n"]
+    heads += [*(COMPARISON if has_baseline else ()), *(PAPER if has_paper else ())]
     rows = []
     for _, cell in summary.iterrows():
-        row = [*(text(cell[key]) for key in settings), *_error(cell), str(cell["n"])]
-        if compares:
-            row += _comparison(cell)
-        if papers:
-            row += [_number(cell["paper"]), _percent(cell["paper_improvement"])]
+        row = [*(text(cell[key]) for key in settings), *_error(cell)]
+        if has_baseline:
+            row += ["baseline" if cell["is_baseline"] else _percent(cell["improvement"])]
+            row += [interval(*cell[["difference", "low", "high"]]), _p(cell["p"]), _p(cell["holm"])]
+        if has_paper:
+            paper = "" if pd.isna(cell["paper"]) else f"{cell['paper']:.2f}"
+            row += [paper, _percent(cell["paper_improvement"])]
         rows.append(row)
-    heads = [*(SHORT.get(key, key) for key in settings), "error %", "n"]
-    heads += [*(COMPARISON if compares else []), *(PAPER if papers else [])]
     notes = [_what(table), NOTE, *_gaps(summary, settings)]
-    if not compares:
+    if not has_baseline:
         notes.append("No baseline: the same runs with method=logit_regression.")
     return Table(title, heads, rows, notes)
 
 
+def short(key: str) -> str:
+    """Return the short name of a setting."""
+    return SHORT.get(key, key)
+
+
 def _error(cell: pd.Series[Any]) -> list[str]:
-    if cell["n"]:
-        deviation = "" if pd.isna(cell["deviation"]) else f" ± {cell['deviation']:.2f}"
-        return [f"{cell['mean']:.2f}{deviation}"]
-    return [" and ".join(sorted(set(cell["runs"]["status"])))]
-
-
-def _comparison(cell: pd.Series[Any]) -> list[str]:
-    if cell["is_baseline"]:
-        return ["baseline", "", "", ""]
-    return [
-        _percent(cell["improvement"]),
-        interval(cell["difference"], cell["low"], cell["high"]),
-        _p(cell["p"]),
-        _p(cell["holm"]),
-    ]
+    """Return the mean error with its standard deviation, and n."""
+    if not cell["n"]:
+        return [" and ".join(sorted(set(cell["runs"]["status"]))), "0"]
+    deviation = "" if pd.isna(cell["deviation"]) else f" ± {cell['deviation']:.2f}"
+    return [f"{cell['mean']:.2f}{deviation}", str(cell["n"])]
 
 
 def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
@@ -161,49 +157,47 @@ def _p(p: float) -> str:
     return "" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _number(value: float | None) -> str:
-    return "" if pd.isna(value) else f"{value:.2f}"
-
-
 def _percent(value: float | None) -> str:
     return "" if pd.isna(value) else f"{value:+.1f} %"
 
 
 def _what(table: pd.DataFrame) -> str:
-    """Data, teachers with their test errors, students, and length of the runs."""
+    """Return data, teachers with their test errors, students, and epochs of the runs."""
     teachers = []
-    for name, members in table.groupby("model@teacher", sort=False):
-        errors = members["teacher_test_error"].dropna()
-        ends = dict.fromkeys(f"{end:.2f}" for end in (errors.min(), errors.max()) if len(errors))
+    for name, errors in table.groupby("model@teacher", sort=False)["teacher_test_error"]:
+        ends = dict.fromkeys(f"{end:.2f}" for end in (errors.min(), errors.max()) if end == end)
         teachers.append(f"{name} ({' to '.join(ends)} % test error)" if ends else str(name))
-    parts = [", ".join(map(text, table[key].unique())) for key in ("data", "model@student")]
-    epochs = ", ".join(text(one) for one in sorted(table["trainer.max_epochs"].unique()))
-    return f"{parts[0]}, {', '.join(teachers)} -> {parts[1]}, {epochs} epochs."
+    data, students = (", ".join(table[key].unique()) for key in ("data", "model@student"))
+    epochs = ", ".join(map(text, sorted(table["trainer.max_epochs"].unique())))
+    return f"{data}, {', '.join(teachers)} -> {students}, {epochs} epochs."
 
 
 def _gaps(summary: pd.DataFrame, settings: list[str]) -> list[str]:
-    """Which runs are missing, have failed or diverged: a line for each."""
+    """Return a line for runs that diverged, have failed, or are missing."""
     seeds = sorted({seed for members in summary["runs"] for seed in members["seed"]})
-    found: dict[str, list[str]] = {"diverged": [], "failed": [], "missing": []}
-    for _, cell in summary.iterrows():
-        where = ", ".join(f"{SHORT.get(key, key)} {text(cell[key])}" for key in settings)
-        by_seed = dict(zip(cell["runs"]["seed"], cell["runs"]["status"], strict=True))
-        for status, places in found.items():
-            bad = [str(s) for s in seeds if by_seed.get(s, "missing") == status]
+    lines = []
+    for status in ("diverged", "failed", "missing"):
+        places = []
+        for _, cell in summary.iterrows():
+            by_seed = dict(zip(cell["runs"]["seed"], cell["runs"]["status"], strict=True))
+            bad = ", ".join(str(s) for s in seeds if by_seed.get(s, "missing") == status)
             if bad:
-                places.append(f"{where} (seed {', '.join(bad)})")
-    return [f"{status.title()}: {'; '.join(places)}." for status, places in found.items() if places]
+                where = ", ".join(f"{short(key)} {text(cell[key])}" for key in settings)
+                places.append(f"{where} (seed {bad})")
+        if places:
+            lines.append(f"{status.title()}: {'; '.join(places)}.")
+    return lines
 
 
 def _best(sweep: Sweep, summary: pd.DataFrame) -> Table | None:
     """[NT] Table 6: each student's baseline, and its noisy teacher at the best sigma."""
     rows = []
     for name, best, baseline in best_cells(sweep, summary):
-        paper = [text(sweep.paper[key].get(name)) for key in ("compression", "baseline", "best")]
         size = best["runs"]["result"].iloc[0]["compression"]
-        own = [f"{baseline['mean']:.2f}", text(best["method.sigma"]), f"{best['mean']:.2f}"]
-        gap = interval(best["difference"], best["low"], best["high"])
-        rows.append([name, f"{size:.2f}", *own, gap, *paper])
+        row = [name, f"{size:.2f}", f"{baseline['mean']:.2f}", text(best["method.sigma"])]
+        row += [f"{best['mean']:.2f}", interval(*best[["difference", "low", "high"]])]
+        paper = (sweep.paper[key].get(name) for key in ("compression", "baseline", "best"))
+        rows.append([*row, *map(text, paper)])
     heads = ["student", "compression", "logit regression %", "best σ", "noisy teacher %"]
     heads += ["difference [95 %]", "paper: compression", "logit regr. %", "noisy teacher %"]
     return Table(f"{sweep.name}: the best σ by validation error", heads, rows) if rows else None
@@ -213,67 +207,63 @@ def best_cells(
     sweep: Sweep, summary: pd.DataFrame
 ) -> list[tuple[str, pd.Series[Any], pd.Series[Any]]]:
     """Return (student, its noisy cell of the lowest mean validation error, its baseline)."""
-    found = []
+    best = []
     for name in sweep.axes.get("model@student", []) if "best" in sweep.paper else []:
         own = summary[(summary["model@student"] == name) & (summary["n"] > 0)]
         noisy, clean = own[own["method.sigma"] != 0], own[own["is_baseline"]]
         if len(noisy) and len(clean):
-            found.append((str(name), noisy.loc[noisy["val_error"].idxmin()], clean.iloc[0]))
-    return found
+            best.append((str(name), noisy.loc[noisy["val_error"].idxmin()], clean.iloc[0]))
+    return best
 
 
 def _tuned(summary: pd.DataFrame) -> Table | None:
-    """With and without noise, each with the training settings of its lowest validation error."""
+    """Return the cells without and with noise that have the lowest validation errors."""
     settings = settings_of(summary)
     others = [key for key in settings if key not in frame.NOISE]
     tuned = all(key in TRAINING or key.startswith("optimizer.") for key in others)
     done = summary[summary["val_error"].notna()]
-    plain = done["runs"].map(lambda members: bool(members["baseline"].all())).astype(bool)
-    clean, noisy = done[plain], done[~plain]
-    if not others or not tuned or len(others) == len(settings) or clean.empty or noisy.empty:
+    plain = done["runs"].map(lambda members: members["baseline"].all()).astype(bool)
+    if not others or not tuned or len(others) == len(settings) or plain.nunique() < 2:
         return None
-    best = [cells.loc[cells["val_error"].idxmin()] for cells in (clean, noisy)]
-    errors = [frame.errors_by_seed(cell["runs"]) for cell in best]
-    rows = []
-    for name, cell in zip(("without noise", "with noise"), best, strict=True):
-        row = [name, *(text(cell[key]) for key in settings), f"{cell['val_error']:.2f}"]
-        rows.append([*row, *_error(cell), str(cell["n"]), "", ""])
-    difference, low, high, p = paired(errors[1], errors[0])
-    rows[1][-2:] = [interval(difference, low, high), _p(p)]
-    heads = ["", *(SHORT.get(key, key) for key in settings), "val. error %", "error %", "n"]
-    title = "Each at the settings of its lowest validation error"
-    return Table(title, [*heads, "difference [95 %]", "p"], rows)
+    clean, noisy = (done.loc[done["val_error"][mask].idxmin()] for mask in (plain, ~plain))
+    difference, low, high, p = paired(*(frame.errors_by_seed(c["runs"]) for c in (noisy, clean)))
+    rows = [
+        [name, *(text(cell[key]) for key in settings), f"{cell['val_error']:.2f}", *_error(cell)]
+        for name, cell in (("without noise", clean), ("with noise", noisy))
+    ]
+    rows[0] += ["", ""]
+    rows[1] += [interval(difference, low, high), _p(p)]
+    heads = ["", *map(short, settings), "val. error %", "error %", "n", "difference [95 %]", "p"]
+    return Table("Each at the settings of its lowest validation error", heads, rows)
 
 
 def _cost(sweep: Sweep, table: pd.DataFrame) -> Table | None:
-    """What students cost beside their teacher ([NT] section 5.5): counted, and measured."""
-    paper = sweep.paper.get("compression")
+    """Return what students cost beside their teacher ([NT] section 5.5): counted, and measured."""
     done = [result for result in table["result"] if result["status"] == "done"]
-    if paper is None or not done:
+    if "compression" not in sweep.paper or not done:
         return None
     first = done[0]
-    size = [f"{first[f'teacher_{key}']:,}" for key in ("multiplications", "parameters")]
+    counts = [f"{first[f'teacher_{key}']:,}" for key in ("multiplications", "parameters")]
     megabytes = f"{4 * first['teacher_parameters'] / 1e6:.1f} MB"
-    rows = [[first["teacher"], size[0], "", "", size[1], "", megabytes, "", ""]]
+    rows = [[first["teacher"], counts[0], "", "", counts[1], "", megabytes, "", ""]]
     for name in dict.fromkeys(result["student"] for result in done):
         own = [result for result in done if result["student"] == name]
         run, latency = own[0], next(filter(None, map(latency_of, own)), {})
         ratio = run["teacher_parameters"] / run["parameters"]
         row = [name, f"{run['multiplications']:,}", f"{run['compression']:.2f}"]
-        row += [text(paper.get(name)), f"{run['parameters']:,}", f"{ratio:.2f}"]
-        row += [f"{4 * run['parameters'] / 1e6:.1f} MB"]
+        row += [text(sweep.paper["compression"].get(name)), f"{run['parameters']:,}"]
+        row += [f"{ratio:.2f}", f"{4 * run['parameters'] / 1e6:.1f} MB"]
         rows.append([*row, *(_latency(latency, batch) for batch in (1, 64))])
     heads = ["network", "multiplications", "ratio", "paper", "parameters", "ratio", "on disk"]
     heads += ["latency of 1: ms (ratio)", "of 64"]
     return Table(f"{sweep.name}: compression in real terms", heads, rows, [COST_NOTE])
 
 
-def latency_of(result: Result) -> Mapping[str, float]:
+def latency_of(result: Result) -> dict[str, float]:
     """Return the latencies measured beside a run; empty without."""
-    measured = result.get("latency")
-    if measured is None and "directory" in result:
-        measured = runs.read_json(Path(result["directory"]) / "latency.json")
-    return measured or {}
+    if "directory" in result:
+        result = {"latency": runs.read_json(Path(result["directory"]) / "latency.json")}
+    return result.get("latency") or {}
 
 
 def _latency(latency: Mapping[str, float], batch: int) -> str:
@@ -302,11 +292,8 @@ def as_html(table: Table) -> str:
 
 def as_csv(table: Table) -> str:
     """Return headings and rows; the last column says which table it is."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*table.heads, "table"])
-    writer.writerows([*row, table.title] for row in table.rows)
-    return out.getvalue().rstrip()
+    content = pd.DataFrame(table.rows, columns=table.heads)
+    return str(content.assign(table=table.title).to_csv(index=False)).rstrip()
 
 
 def show(table: Table) -> None:
@@ -316,13 +303,8 @@ def show(table: Table) -> None:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable(
-        title=escape(table.title),
-        title_justify="left",
-        pad_edge=False,
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
+    shown = RichTable(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
+    shown.title = escape(table.title)
     for i, head in enumerate(table.heads):
         is_text = i == 0 or any(len(row[i]) > 40 for row in table.rows)
         shown.add_column(head, justify="left" if is_text else "right", overflow="fold")
@@ -335,3 +317,13 @@ def show(table: Table) -> None:
         for note in table.notes:
             console.print(note, style="dim", highlight=False, markup=False)
     print(captured.get(), end="")
+
+
+def add_to_tensorboard(tables: Sequence[Table], directory: Path) -> None:
+    """Write tables as the only TensorBoard run in a directory."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in directory.glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(directory)) as writer:
+        writer.add_text("report", "\n\n".join(map(as_markdown, tables)))

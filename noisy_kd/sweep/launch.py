@@ -182,7 +182,7 @@ def _record(folder: Path, name: str, jobs: list[Job]) -> str:
 
 def _show_table(folder: Path, name: str, jobs: list[Job], is_search: bool) -> None:
     """Print the table of the jobs, and write it for TensorBoard."""
-    from noisy_kd.report import dashboard, sweeps, tables
+    from noisy_kd.report import sweeps, tables
 
     results = {job.directory.name: runs.read_result(job.directory) for job in jobs}
     if name == sweeps.CUSTOM:
@@ -193,7 +193,7 @@ def _show_table(folder: Path, name: str, jobs: list[Job], is_search: bool) -> No
     for table in report:
         tables.show(table)
     if any(job.own.logger.get("tensorboard") for job in jobs):
-        dashboard.add_sweep(folder, name, report)
+        tables.add_to_tensorboard(report, folder / name)
 
 
 def _problems(jobs: list[Job], failed: dict[str, str]) -> str:
