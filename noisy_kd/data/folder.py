@@ -292,7 +292,7 @@ def _parallel(
     Many items are shared out to the worker processes of a DataLoader.
     """
     many = len(items) >= MANY
-    workers = (os.cpu_count() or 1) if many else 0
+    workers = min(16, os.cpu_count() or 1) if many else 0
     loader = DataLoader(
         _Calls(function, items), batch_size=64, num_workers=workers, collate_fn=list
     )
