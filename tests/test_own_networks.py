@@ -198,7 +198,7 @@ def test_a_teacher_by_its_path_from_a_checkpoint(short, tmp_path):
     (result,) = run([config], [tmp_path])
     assert result["teacher"] == SMALL
     torch.save(teacher.state_dict() | {"more.weight": torch.zeros(1)}, file)
-    with pytest.raises(InputError, match=r"no more\.weight"):
+    with pytest.raises(InputError, match=r"has more\.weight"):
         read_checkpoint(file, fresh)
 
 

@@ -84,6 +84,8 @@ def read(
     tensors, facts = stores.get_or_make(
         store, "images", made_by, lambda work: _decoded(files, root, size, on_error, work)
     )
+    for remark in facts["remarks"]:
+        log.warning("%s: %s", root, remark)
     counts = facts["counts"]
     end = len(tensors["labels"]) - counts["test"]
     train, test = (
@@ -138,9 +140,12 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
             found = ", ".join(f"{count} {ending}" for ending, count in others.items())
             hint = f" ({found} found, which are no images)" if found else ""
             raise InputError(f"data.root={root}: no images of {_some(empty)}{hint}.")
+    for folder in {root, *(path for part, path in parts.items() if part != "unlabelled")}:
+        loose = sum(p.is_file() and p.suffix.lower() in _endings() for p in _entries(folder))
+        others.update({"images in no class folder": loose} if loose else {})
     if others and with_remarks:
-        text = ", ".join(f"{count} {ending}" for ending, count in others.items())
-        log.info("%s: files ignored, by their ending no images: %s.", root, text)
+        text = ", ".join(f"{count} {what}" for what, count in others.items())
+        log.info("%s: files ignored: %s.", root, text)
     _check_classes(files, root, with_remarks)
     return sorted(files, key=lambda f: (PARTS.index(f.part), f.label, _normal(f.path)))
 
@@ -194,31 +199,35 @@ def _decoded(
     paths = [file.path for file in files]
     headers = [header for _, header in _parallel(inspect, paths, "reading headers")]
     broken = {k: one for k, one in enumerate(headers) if isinstance(one, InputError)}
-    if not broken:
-        wanted = _pixels(headers, root, size)
+    good = [k for k in range(len(files)) if k not in broken]
+    if good:
+        wanted = _pixels([headers[k] for k in good], root, size)
         assert wanted.size is not None
         shape = (len(files), wanted.channels, *wanted.size)
         pixels = np.memmap(work / "pixels", dtype=np.uint8, mode="w+", shape=shape)
-        for k, image in _parallel(partial(decode, pixels=wanted), paths, "decoding images"):
+        read = partial(decode, pixels=wanted)
+        for place, image in _parallel(read, [paths[k] for k in good], "decoding images"):
             if isinstance(image, InputError):
-                broken[k] = image
+                broken[good[place]] = image
             else:
-                pixels[k] = image.transpose(2, 0, 1)
+                pixels[good[place]] = image.transpose(2, 0, 1)
     if broken:
+        errors = [broken[k] for k in sorted(broken)]
         if on_error != "skip":
             raise InputError(
-                f"{_first(broken.values())} Replace or remove {len(broken)} files, or leave them "
-                "out by data.on_error=skip."
+                f"{_first(errors)} Replace or remove these {len(errors)} files, or leave them out "
+                "by data.on_error=skip."
             )
-        log.warning("%d files are left out: %s", len(broken), _first(broken.values()))
-        good = [file for k, file in enumerate(files) if k not in broken]
-        return _decoded(good, root, size, on_error, work)
-    _remark(headers, pixels)
+        kept = [file for k, file in enumerate(files) if k not in broken]
+        content = _decoded(kept, root, size, on_error, work)
+        content["facts"]["remarks"] += [f"{len(errors)} files are left out: {_first(errors)}"]
+        return content
     classes = sorted({file.label for file in files if file.label})
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     labels = torch.tensor([index[file.label] for file in files])
     counts = {part: sum(file.part == part for file in files) for part in PARTS}
     facts = {"classes": classes, "counts": counts, "bits": wanted.bits}
+    facts["remarks"] = _remarks(headers, pixels)
     return {"tensors": {"pixels": torch.from_numpy(pixels), "labels": labels}, "facts": facts}
 
 
@@ -244,12 +253,13 @@ def _pixels(headers: list[Header], root: Path, size: int | Sequence[int] | None)
     return Pixels(next(iter(sizes)), channels, bits)
 
 
-def _remark(headers: list[Header], pixels: np.ndarray[Any, Any]) -> None:
-    remarks = Counter(remark for header in headers for remark in header.remarks)
-    for remark, count in remarks.items():
-        log.info("%d images: %s.", count, remark)
+def _remarks(headers: list[Header], pixels: np.ndarray[Any, Any]) -> list[str]:
+    """Return what was done to the pixels, and whether there is nothing to see."""
+    counts = Counter(remark for header in headers for remark in header.remarks)
+    remarks = [f"{count} images: {remark}." for remark, count in counts.items()]
     if all(image.min() == image.max() for image in pixels[:SHOWN]):
-        log.warning("The first %d images are each of one colour only.", len(pixels[:SHOWN]))
+        remarks.append(f"the first {len(pixels[:SHOWN])} images are each of one colour only.")
+    return remarks
 
 
 def _with_test_set(files: list[File], seed: int) -> list[File]:

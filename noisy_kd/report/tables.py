@@ -94,7 +94,7 @@ def overview(folder: Path) -> Table:
         done = sum(result["status"] == "done" for result in frame.read(folder, recorded))
         count = f"{done} of {len(recorded)}" if recorded else ""
         rows.append([name, sweeps.read(name).title, count])
-    nothing = "Nothing has been run: noisy-kd train -cn quick."
+    nothing = "No sweep has been run: noisy-kd train -cn quick."
     notes = [] if any(row[2] for row in rows) else [nothing]
     return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "runs done"], rows, notes)
 

@@ -1,5 +1,6 @@
 """From the configuration to the objects of a run."""
 
+import difflib
 import inspect
 import logging
 import pkgutil
@@ -108,9 +109,11 @@ def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any =
     names |= {} if also is None else inspect.signature(also).parameters
     for key in given:
         if key not in names:
-            known = ", ".join(name for name in names if name not in ("params", "kwargs"))
-            text = f"{place}.{key}: {make.__name__} has no such argument; it has: {known}."
-            raise InputError(text)
+            hidden = ("params", "kwargs", "self", "common", "source")
+            known = [name for name in names if name not in hidden]
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {place}.{close[0]}?" if close else f"it has: {', '.join(known)}."
+            raise InputError(f"{place}.{key}: {make.__name__} has no such argument; {hint}")
 
 
 def method(config: Config) -> Method:

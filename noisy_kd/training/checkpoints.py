@@ -50,7 +50,7 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
     found = {path: tensors for path, tensors in _state_dicts(_load(file, place))}
     if not found:
         raise InputError(
-            f"{place} holds no tensors: save it by torch.save(net.state_dict(), FILE)."
+            f"{place} holds no state dict: save it by torch.save(net.state_dict(), FILE)."
         )
     fits = [fit for path, tensors in found.items() for fit in _fits(path, tensors, net)]
     keys = ", ".join(fit.key or "(the whole file)" for fit in fits)
@@ -63,7 +63,7 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
             )
         fits = chosen
     if not fits:
-        raise InputError(f"{place} is of another architecture than the teacher: {_why(found, net)}")
+        raise InputError(f"{place} does not fit the teacher: {_why(found, net)}")
     first = fits[0]
     if any(not _equal(first.weights, other.weights) for other in fits[1:]):
         raise InputError(
@@ -204,4 +204,4 @@ def _why(found: Mapping[str, Mapping[str, Tensor]], net: nn.Module) -> str:
     if misses:
         near = ", ".join(difflib.get_close_matches(misses[0], closest, 3, 0))
         return f"the file has no {misses[0]}; the closest of its {len(closest)} names: {near}."
-    return f"it has no {_left_over(closest, prefix, net)[0]}."
+    return f"the file has {_left_over(closest, prefix, net)[0]}, which the teacher has not."

@@ -186,10 +186,12 @@ def summary(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
     method = f"{config.method_name} ({noise})" if noise else config.method_name
     unlabelled = not build.method(config).needs_labels
     count = len(data.training_set(data.subset, unlabelled=unlabelled))
+    own = len(data.unlabelled_rows) * unlabelled
+    note = f" ({own:,} of them unlabelled)" if own else ""
     precision = PRECISIONS[numerics.precision]
     return (
-        f"{config.data.name}: {count:,} training samples, {len(data.val_rows):,} validation and "
-        f"{len(data.test_images):,} test images\n"
+        f"{config.data.name}: {count:,} training samples{note}, {len(data.val_rows):,} validation "
+        f"and {len(data.test_images):,} test images\n"
         f"{method}: {config.teacher_name} -> {config.student_name}, seed {config.seed}, "
         f"{config.trainer.max_epochs} epochs on {numerics.device} in {precision}"
     )
