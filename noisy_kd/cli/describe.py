@@ -96,7 +96,8 @@ def _sizes(config: Config) -> tuple[int, int, tuple[int, int, int], int]:
     from noisy_kd.training import build
 
     data = build.data_module(config)
-    return len(data.images), len(data.test_images), data.input_shape, len(data.classes)
+    labelled = len(data.train_rows) + len(data.val_rows)
+    return labelled, len(data.test_images), data.input_shape, len(data.classes)
 
 
 def _network_table(title: str, costs: list) -> Table:  # type: ignore[type-arg]

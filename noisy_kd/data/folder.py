@@ -40,6 +40,7 @@ ALIASES = {
 }
 PARTS = ("train", "val", "unlabelled", "test")
 IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
+DECODER = 2  # raise it when a change here or in decode.py alters pixels or facts
 MANY = 1000  # files, for which processes are started
 SHOWN = 10  # broken files that a message names
 TEST_SHARE = 5  # a fifth is the test set where the folder has none
@@ -75,9 +76,9 @@ def read(
     made_by: dict[str, Any] = {
         "data": "folder",
         "layers": "",
-        "content": content_digest(root, store),
+        "content": content_digest(root, store, files),
     }
-    made_by |= {"size": str(size), "on_error": on_error}
+    made_by |= {"size": str(size), "on_error": on_error, "decoder": DECODER}
     if not any(file.part == "test" for file in files):
         files = _with_test_set(files, seed)
         made_by["test_seed"] = seed
@@ -166,13 +167,13 @@ def _check_classes(files: list[File], root: Path, with_remarks: bool) -> None:
             log.warning("%s: %s has no images of %s.", root, part, _some(missing))
 
 
-def content_digest(root: Path, store: Path) -> str:
+def content_digest(root: Path, store: Path, files: list[File] | None = None) -> str:
     """Return a fingerprint of the names and the content of all image files below a folder.
 
     It is remembered in the store for files of the same sizes and times of change.
     """
     root = root.expanduser()
-    files = list_files(root)
+    files = files or list_files(root)
     states = hashlib.sha256()
     for file in files:
         stat = file.path.stat()
@@ -268,9 +269,10 @@ def _with_test_set(files: list[File], seed: int) -> list[File]:
     index = {name: k for k, name in enumerate(sorted({file.label for file in train}))}
     labels = torch.tensor([index[file.label] for file in train])
     rows, _ = stratified(labels, len(train) // TEST_SHARE, keyed_generator(seed, "test split"))
-    test = {train[row] for row in rows.tolist()}
-    rest = [file for file in files if file not in test]
-    return rest + [replace(file, part="test") for file in train if file in test]
+    chosen = set(rows.tolist())
+    rest = [file for k, file in enumerate(train) if k not in chosen]
+    others = [file for file in files if file.part != "train"]
+    return [*rest, *others, *(replace(train[row], part="test") for row in rows.tolist())]
 
 
 def _first(errors: Collection[InputError]) -> str:
