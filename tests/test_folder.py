@@ -12,6 +12,7 @@ from image_files import write_shapes
 from PIL import Image, PngImagePlugin
 
 from noisy_kd import ImageFolderDataModule
+from noisy_kd.data import decode as decoding
 from noisy_kd.data import folder
 from noisy_kd.data.decode import Pixels, decode, inspect
 from noisy_kd.errors import InputError
@@ -341,7 +342,7 @@ def test_images_are_decoded_once_and_again_when_a_file_changes(tmp_path, module,
 def test_many_files_are_decoded_as_few_are(tmp_path, module, monkeypatch):
     write(tmp_path)
     few = module()
-    monkeypatch.setattr(folder, "MANY", 1)
+    monkeypatch.setattr(decoding, "MANY", 1)
     module_of_many = ImageFolderDataModule(tmp_path, store=tmp_path / "other")
     module_of_many.setup()
     assert torch.equal(module_of_many.images.pixels, few.images.pixels)

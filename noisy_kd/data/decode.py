@@ -6,17 +6,23 @@ palettes, CMYK and other colour spaces become RGB, or grey; of several frames th
 Colour profiles are not applied.
 """
 
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
 
 from noisy_kd.errors import InputError
 
 Array = np.ndarray[Any, Any]
 
+MANY = 1000  # files, for which processes are started
 NOT_IMAGES = {"EPS", "WMF", "GRIB", "HDF5", "BUFR", "MPEG"}
 """Formats of Pillow that run other programs, or are no images."""
 
@@ -179,3 +185,37 @@ def _scaled_to_8_bits(file: Path, deep: Array, bits: int | None) -> Image.Image:
         )
     values = (deep.astype(np.float32) * (255 / (2**bits - 1))).round().astype(np.uint8)
     return Image.fromarray(values.squeeze(-1) if values.shape[2:] == (1,) else values)
+
+
+class _Calls(Dataset[Any]):
+    """The results of a function for each item; an InputError counts as a result."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+        self.function, self.items = function, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, k: int) -> Any:
+        try:
+            return self.function(self.items[k])
+        except InputError as error:
+            return error
+
+
+def in_parallel(
+    function: Callable[[Any], Any], items: Sequence[Any], what: str
+) -> Iterator[tuple[int, Any]]:
+    """Yield the index and the result, or the error, of each item, with a progress bar.
+
+    Many items are shared out to the worker processes of a DataLoader.
+    """
+    many = len(items) >= MANY
+    workers = min(16, os.cpu_count() or 1) if many else 0
+    loader = DataLoader(
+        _Calls(function, items), batch_size=64, num_workers=workers, collate_fn=list
+    )
+    console = Console(stderr=True)
+    hidden = not many or not console.is_terminal
+    batches = track(loader, what, len(loader), console=console, disable=hidden, transient=True)
+    yield from enumerate(result for batch in batches for result in batch)

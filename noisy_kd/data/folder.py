@@ -12,7 +12,7 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
 
 from noisy_kd.data import store as stores
 from noisy_kd.data.dataset import keyed_generator
-from noisy_kd.data.decode import NOT_IMAGES, Header, Pixels, decode, inspect
+from noisy_kd.data.decode import NOT_IMAGES, Header, Pixels, decode, in_parallel, inspect
 from noisy_kd.data.sources import Images, Source, stratified
 from noisy_kd.errors import InputError
 
@@ -41,7 +38,6 @@ ALIASES = {
 PARTS = ("train", "val", "unlabelled", "test")
 IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
 DECODER = 2  # raise it when a change here or in decode.py alters pixels or facts
-MANY = 1000  # files, for which processes are started
 SHOWN = 10  # broken files that a message names
 TEST_SHARE = 5  # a fifth is the test set where the folder has none
 
@@ -183,7 +179,7 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
     if known.exists():
         return known.read_text()
     fingerprint = hashlib.sha256()
-    for k, digest in _parallel(_digest, files, "hashing files"):
+    for k, digest in in_parallel(_digest, files, "hashing files"):
         name = f"{files[k].part}/{files[k].label}/{_normal(files[k].path.relative_to(root))}"
         fingerprint.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
     known.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +194,7 @@ def _decoded(
 ) -> dict[str, Any]:
     """Return the pixels and labels of all files, for the store."""
     paths = [file.path for file in files]
-    headers = [header for _, header in _parallel(inspect, paths, "reading headers")]
+    headers = [header for _, header in in_parallel(inspect, paths, "reading headers")]
     broken = {k: one for k, one in enumerate(headers) if isinstance(one, InputError)}
     good = [k for k in range(len(files)) if k not in broken]
     if good:
@@ -207,7 +203,7 @@ def _decoded(
         shape = (len(files), wanted.channels, *wanted.size)
         pixels = np.memmap(work / "pixels", dtype=np.uint8, mode="w+", shape=shape)
         read = partial(decode, pixels=wanted)
-        for place, image in _parallel(read, [paths[k] for k in good], "decoding images"):
+        for place, image in in_parallel(read, [paths[k] for k in good], "decoding images"):
             if isinstance(image, InputError):
                 broken[good[place]] = image
             else:
@@ -278,40 +274,6 @@ def _with_test_set(files: list[File], seed: int) -> list[File]:
 def _first(errors: Collection[InputError]) -> str:
     shown = " ".join(map(str, list(errors)[:SHOWN]))
     return shown + (f" And {len(errors) - SHOWN} more." if len(errors) > SHOWN else "")
-
-
-class _Calls(Dataset[Any]):
-    """The results of a function for each item; an InputError counts as a result."""
-
-    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
-        self.function, self.items = function, items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, k: int) -> Any:
-        try:
-            return self.function(self.items[k])
-        except InputError as error:
-            return error
-
-
-def _parallel(
-    function: Callable[[Any], Any], items: Sequence[Any], what: str
-) -> Iterator[tuple[int, Any]]:
-    """Yield the index and the result, or the error, of each item, with a progress bar.
-
-    Many items are shared out to the worker processes of a DataLoader.
-    """
-    many = len(items) >= MANY
-    workers = min(16, os.cpu_count() or 1) if many else 0
-    loader = DataLoader(
-        _Calls(function, items), batch_size=64, num_workers=workers, collate_fn=list
-    )
-    console = Console(stderr=True)
-    hidden = not many or not console.is_terminal
-    batches = track(loader, what, len(loader), console=console, disable=hidden, transient=True)
-    yield from enumerate(result for batch in batches for result in batch)
 
 
 def _digest(file: File) -> str:
