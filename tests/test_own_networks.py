@@ -366,3 +366,12 @@ def test_hints_between_modules_by_their_names(short, tmp_path):
     assert result["status"] == "done"
     with pytest.raises(InputError, match="Small has no layer cnv: name one, such as conv"):
         prepare([short(*own(SMALL), *own(SMALL, "teacher"), *settings, "method.hint=cnv")])
+
+
+@pytest.mark.parametrize("name", ["alexnet", "googlenet"])
+def test_a_function_with_the_name_of_its_module_is_found(name):
+    """``torchvision.models.alexnet`` is a module and a function of torchvision.models."""
+    net = instantiate(f"torchvision.models.{name}", (3, 64, 64), 10)
+    assert type(net).__name__.lower() == name
+    with pytest.raises(InputError, match="no class or function"):
+        instantiate("torchvision.models", (3, 64, 64), 10)

@@ -11,7 +11,8 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from importlib import import_module
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -108,6 +109,9 @@ def instantiate(
 def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         make = pkgutil.resolve_name(target)
+        if isinstance(make, ModuleType):  # torchvision.models.alexnet is a function, too
+            package, _, name = target.rpartition(".")
+            make = getattr(import_module(package or target), name, make)
         names = inspect.signature(make).parameters
     except (ImportError, AttributeError) as error:
         why = f"cannot be imported ({error}): name a class or function."
