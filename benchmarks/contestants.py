@@ -75,7 +75,7 @@ def problem(setting: str, steps: int, precision: str) -> Problem:
     kind = {"mnist": MNISTDataModule, "cifar10": CIFAR10DataModule}[setting]
     shape = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[setting]
     config = compose([f"data={setting}", "data.val_size=0"])
-    count, g = steps * BATCH // kind.views, torch.Generator().manual_seed(0)
+    count, g = steps * BATCH // kind.own_views.per_epoch, torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, *shape), generator=g, dtype=torch.uint8)
     labels = torch.arange(count) % 10
     few = Images(pixels[:100], labels[:100])

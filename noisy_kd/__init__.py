@@ -17,6 +17,7 @@ _HOMES = {
         "MNISTDataModule",
         "SVHNDataModule",
     ),
+    "noisy_kd.data.views": ("Views",),
     "noisy_kd.method.method": ("Method",),
     "noisy_kd.method.methods": (
         "fickle_teacher",

@@ -3,9 +3,7 @@
 Everything here works without torch and Hydra, so that wrong settings are refused at once.
 """
 
-import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -15,12 +13,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from noisy_kd.errors import InputError
+from noisy_kd.errors import InputError, check_range
 from noisy_kd.model import notation
 
 SEED = 2**63 - 1  # the largest
 UNKNOWN = "is not a key of this configuration; --help lists them."
-SCHEDULES = ("constant", "linear", "cosine", "step")
+SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 
 HERE = Path(__file__).resolve().parent
 CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())
@@ -28,6 +26,12 @@ SWEEPS = CONF.parent / "sweeps"
 
 PLACE = {"identity": False}
 """Of fields that say where and how a run takes place; the others decide its numbers."""
+
+LATER = {"later": True}
+"""Of fields that decide numbers only when changed: kept results are older than they are."""
+
+MARKS = (*PLACE, *LATER)
+ADAM = {"_target_": "torch.optim.Adam"}
 
 
 def _checked(default: Any, **rules: Any) -> Any:
@@ -46,6 +50,8 @@ class Data:
     label_noise: float = _checked(0.0, least=0, most=1)
     batch_size: int = _checked(64, least=1)
     seed: int = _checked(0, least=0, most=SEED)
+    augment: str = field(default="none", metadata=PLACE)  # identity where not the data set's own
+    views: int | None = _checked(1, **PLACE, least=1)  # likewise
     root: str | None = field(default=None, metadata=PLACE)
     download: bool = field(default=True, metadata=PLACE)
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +64,7 @@ class Recipe:
     alpha: float = 0.5
     sigma: float = 0.9
     second_teacher: str = ""
+    augment: str = "none"
     teacher_epochs: int = 1
     teacher_shift: int = 0
     teacher_batch_norm: bool = False
@@ -106,6 +113,9 @@ class Teacher(Network):
     batch_size: int = _checked(64, least=1)
     shift: int = _checked(0, least=0)
     batch_norm: bool = False
+    optimizer: dict[str, Any] = field(default_factory=lambda: dict(ADAM), metadata=LATER)
+    label_smoothing: float = _checked(0.0, **LATER, least=0, below=1)
+    augment: str = field(default="none", metadata=PLACE)  # identity where not the data set's own
     seed: int = _checked(0, least=0, most=SEED)
 
 
@@ -162,6 +172,7 @@ class Config:
     force: bool = field(default=False, metadata=PLACE)
     devices: int | None = _checked(None, **PLACE, least=1)
     max_stack: int | None = _checked(None, **PLACE, least=1)
+    augment: dict[str, dict[str, Any]] = field(default_factory=dict, metadata=PLACE)
     paper: dict[str, Any] | None = field(default=None, metadata=PLACE)
 
     @property
@@ -210,6 +221,10 @@ def read(cfg: DictConfig) -> Config:
     """
     try:
         own = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"})
+        for key in ("data.augment", "teacher.augment"):
+            choices = [*own.get("augment", {"none": None})]
+            if (name := OmegaConf.select(own, key, default="none")) not in choices:
+                raise InputError(f"{key}={name} must be one of {', '.join(choices)}.")
         for key in sorted(OmegaConf.missing_keys(own)):
             raise InputError(f"{key} has no value: give it one.")
         content = OmegaConf.to_container(own, resolve=True)
@@ -295,34 +310,7 @@ def _check_ranges(node: Any, prefix: str = "") -> None:
         if is_dataclass(value):
             _check_ranges(value, f"{key}.")
         elif value is not None:
-            check_range(key, value, **{k: v for k, v in item.metadata.items() if k != "identity"})
-
-
-def check_range(
-    key: str,
-    value: Any,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    choices: Sequence[str] | None = None,
-) -> None:
-    """Refuse a value outside its range.
-
-    Raises:
-        InputError: naming the key, the value and the range.
-    """
-    rules = {
-        "a finite number": not isinstance(value, float) or math.isfinite(value),
-        f"at least {least}": least is None or value >= least,
-        f"above {above}": above is None or value > above,
-        f"at most {most}": most is None or value <= most,
-        f"below {below}": below is None or value < below,
-        f"one of {', '.join(choices or ())}": choices is None or value in choices,
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise InputError(f"{key}={value} must be {rule}.")
+            check_range(key, value, **{k: v for k, v in item.metadata.items() if k not in MARKS})
 
 
 def _check_method(method: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def test_every_target_exists(file):
 @pytest.mark.parametrize("file", GROUPS, ids=lambda f: str(f.relative_to(CONF)))
 def test_every_choice_composes(file):
     group = file.parent.name
-    key = "model@student" if group == "model" else group
+    key = {"model": "model@student", "training": "training@teacher"}.get(group, group)
     own = ["student._target_=own_nets.Small"] if file.stem == "module" else []
     config = compose([f"{key}={file.stem}", "data.root=/nowhere", *own])
     assert config.seed == 1

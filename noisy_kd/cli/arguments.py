@@ -81,6 +81,7 @@ def _opened(argument: str) -> str:
     node, _, rest = argument.partition(".")
     key, equals, _ = rest.partition("=")
     is_own = node in OPEN and key.split(".")[0] in {item.name for item in fields(OPEN[node])}
+    is_own &= not key.startswith("optimizer.")  # teacher.optimizer.momentum
     return f"++{argument}" if node in OPEN and equals and not is_own else argument
 
 

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from noisy_kd import runs
 from noisy_kd.cli.arguments import compose
-from noisy_kd.config import Config, check_range
-from noisy_kd.errors import InputError
+from noisy_kd.config import Config
+from noisy_kd.errors import InputError, check_range
 from noisy_kd.runs.identity import config_hash, run_name
 
 # Images that may be trained on, test images, (channels, height, width), classes.
@@ -55,7 +55,8 @@ def describe(config: Config, directory: Path, console: Console) -> None:
     ):
         console.print(_network_table(f"{role} {name}", complexity.layer_costs(net, shape)))
     cost = {net: complexity.multiplications(net, shape) for net in (teacher, student)}
-    views = build.views(config)
+    views = build.views(config, config.data.augment, config.data.views)
+    in_epoch = {"teacher": build.teacher_views(config).per_epoch, "student": views.per_epoch}
     val = count // 10 if config.data.val_size is None else config.data.val_size
     subsets = {"teacher.subset": config.teacher.subset, "data.subset": config.data.subset}
     check_range("data.val_size", val, below=count)
@@ -63,7 +64,9 @@ def describe(config: Config, directory: Path, console: Console) -> None:
     for key, subset in subsets.items():
         check_range(key, subset or classes, least=classes, most=count - val)
     sizes = [subset or count - val for subset in subsets.values()]
-    per_epoch = dict(zip(("teacher", "student"), (size * views for size in sizes), strict=True))
+    per_epoch = {
+        role: size * of_each for (role, of_each), size in zip(in_epoch.items(), sizes, strict=True)
+    }
     epochs = {"teacher": config.teacher.max_epochs, "student": config.trainer.max_epochs}
     batches = {"teacher": config.teacher.batch_size, "student": config.data.batch_size}
     images = (count + test) * shape[0] * shape[1] * shape[2]
@@ -78,7 +81,7 @@ def describe(config: Config, directory: Path, console: Console) -> None:
         )
     lines += [
         f"memory       {_bytes(images)} of images, "
-        f"{_bytes(4 * (count * views + test) * classes)} of logits, "
+        f"{_bytes(4 * (count * (views.count or 1) + test) * classes)} of logits, "
         f"{_bytes(weights)} for the student in training",
         f"store        {config.store} (teachers and logits)",
         f"results      {directory}{' (finished)' if state else ''}",

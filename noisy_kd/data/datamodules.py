@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from noisy_kd.data import preprocessing, sources
 from noisy_kd.data.dataset import ImageDataset, at_once, keyed_generator, loader
 from noisy_kd.data.sources import Images, Source
+from noisy_kd.data.views import Views
 from noisy_kd.errors import InputError
 
 
@@ -35,6 +36,7 @@ class ImageDataModule(LightningDataModule, ABC):
         label_noise: share of the training images that get a wrong label, for good; validation and
             test set keep theirs.
         source: the images, if they are read already.
+        views: of the training images; None for the data set's own (CIFAR-10: the mirror images).
 
     Raises:
         InputError: from ``prepare_data`` and ``setup``, if files are missing or damaged, or too few
@@ -51,7 +53,7 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     name: str
-    views = 1
+    own_views = Views()
 
     def __init__(
         self,
@@ -63,8 +65,10 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int = 0,
         label_noise: float = 0.0,
         source: Source | None = None,
+        views: Views | None = None,
     ) -> None:
         super().__init__()
+        self.views = views or self.own_views
         self.root, self.download = Path(root), download
         self.batch_size, self.val_size = batch_size, val_size
         self.subset, self.seed = subset, seed
@@ -148,11 +152,16 @@ class ImageDataModule(LightningDataModule, ABC):
         self.preprocessing.to(device)
 
     def training_set(
-        self, subset: int | None = None, key: str = "data.subset", unlabelled: bool = False
+        self,
+        subset: int | None = None,
+        key: str = "data.subset",
+        unlabelled: bool = False,
+        views: Views | None = None,
     ) -> ImageDataset:
         """Return the training samples, or a stratified subset of so many images.
 
-        Images without a label, y = -1, join them with ``unlabelled``.
+        Images without a label, y = -1, join them with ``unlabelled``; ``views`` take the place of
+        the data module's.
 
         Raises:
             InputError: if there are not that many images; it names ``key`` of the configuration.
@@ -169,7 +178,7 @@ class ImageDataModule(LightningDataModule, ABC):
             rows = rows[chosen.to(rows.device)]
         if unlabelled:
             rows = torch.cat([rows, self.unlabelled_rows])
-        return self._dataset(self.images, rows, self.views)
+        return self._dataset(self.images, rows, views or self.views)
 
     def validation_set(self) -> ImageDataset:
         """Return the validation set."""
@@ -180,7 +189,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._dataset(self.test_images)
 
     def all_views(self) -> ImageDataset:
-        """Return every view of every image that may be trained on, validation set included."""
+        """Return the views of every image that may be trained on, validation set included."""
         return self._dataset(self.images, None, self.views)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -200,10 +209,12 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the test images in large batches."""
         return self.test_dataloader()
 
-    def _dataset(self, part: Images, rows: Tensor | None = None, views: int = 1) -> ImageDataset:
+    def _dataset(
+        self, part: Images, rows: Tensor | None = None, views: Views | None = None
+    ) -> ImageDataset:
         if rows is None:
             rows = torch.arange(len(part), device=part.labels.device)
-        return ImageDataset(part.pixels, part.labels, rows, self.preprocessing, views)
+        return ImageDataset(part.pixels, part.labels, rows, self.preprocessing, views or Views())
 
 
 class DigitsDataModule(ImageDataModule):
@@ -256,7 +267,7 @@ class CIFAR10DataModule(ImageDataModule):
     """CIFAR-10: the training set's per-pixel mean subtracted, every mirror added ([NT] 4.3)."""
 
     name = "cifar10"
-    views = 2
+    own_views = Views(count=2, mirror=True)
 
     def prepare_data(self) -> None:
         if self.download:

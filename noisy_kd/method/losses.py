@@ -23,6 +23,17 @@ def cross_entropy(g_BC: Tensor, _: Tensor | None, labels_B: Tensor) -> Tensor:
     return F.cross_entropy(g_BC, labels_B)
 
 
+def smoothed_cross_entropy(smoothing: float) -> Loss:
+    """Return cross-entropy with label smoothing (Szegedy et al. 2016): share of a flat target."""
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label_smoothing={smoothing}: a share lies in [0, 1).")
+
+    def loss(g_BC: Tensor, _: Tensor | None, labels_B: Tensor) -> Tensor:
+        return F.cross_entropy(g_BC, labels_B, label_smoothing=smoothing)
+
+    return loss
+
+
 def distillation(temperature: float, weight: float) -> Loss:
     """Return the loss of Hinton et al. 2015, and of [NR].
 

@@ -171,6 +171,14 @@ def logit_noise_additive(alpha: float, sigma: float) -> Method:
     return Method(loss=losses.logit_regression, target=AdditiveNoise(alpha, sigma))
 
 
-def supervised() -> Method:
-    """Cross-entropy on the labels: how teachers are trained, and a student without a teacher."""
-    return Method(loss=losses.cross_entropy, has_teacher=False)
+def supervised(label_smoothing: float = 0.0) -> Method:
+    """Cross-entropy on the labels: how teachers are trained, and a student without a teacher.
+
+    Args:
+        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+
+    Raises:
+        ValueError: if it is out of its range.
+    """
+    loss = losses.smoothed_cross_entropy(label_smoothing) if label_smoothing else None
+    return Method(loss=loss or losses.cross_entropy, has_teacher=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from noisy_kd.config import Config, Input, Network, canonical, read
+from noisy_kd.config import ADAM, Config, Input, Network, Teacher, canonical, read
 from noisy_kd.runs import WITHOUT_TEACHER, file_digest
 
 
@@ -23,12 +23,28 @@ def identity(config: Config) -> dict[str, Any]:
     """
     settings = _deciding(config)
     settings["teacher"] = _teacher(config)
+    settings |= _augment(config, settings)
     settings["method"].pop("teachers", None)  # they are in "teacher"
     settings["callbacks"] = {"best": {"patience": config.patience}}
     settings["precision"] = resolved_precision(config)
     if config.data.name == "folder":
         settings["data"]["content"] = _folder_digest(str(config.data.root), config.store)
     return settings
+
+
+def _augment(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
+    """Add what decides the views to the settings, where they are not those of the data set."""
+    own, data, teacher = config.recipe.augment, config.data, config.teacher
+    has_other = data.augment != own
+    if has_other:
+        settings["data"]["augment"] = data.augment
+    if has_other or data.views != config.augment.get(own, {}).get("views", 1):
+        settings["data"]["views"] = data.views
+    is_trained = "max_epochs" in settings["teacher"]
+    if is_trained and teacher.augment != own:
+        settings["teacher"]["augment"] = teacher.augment
+    names = {data.augment, teacher.augment if is_trained else own} - {own}
+    return {"augment": {name: config.augment[name] for name in sorted(names)}} if names else {}
 
 
 def resolved_precision(config: Config) -> str:
@@ -87,7 +103,8 @@ def _deciding(node: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in fields(node):
         value = getattr(node, item.name)
-        if item.metadata.get("identity", True):
+        is_later = item.metadata.get("later") and value in (item.default, ADAM)
+        if item.metadata.get("identity", True) and not is_later:
             found[item.name] = _deciding(value) if is_dataclass(value) else copy.copy(value)
     if isinstance(node, Network):
         del found["_target_" if node._target_ is None else "layers"]
@@ -110,9 +127,13 @@ def _teacher(config: Config) -> dict[str, Any]:
         own["checkpoint"] = file_digest(teacher.checkpoint)
         own |= {} if teacher.checkpoint_key is None else {"checkpoint_key": teacher.checkpoint_key}
         return own | networks[0]
-    others = {"layers", "_target_", *teacher.arguments}
-    trained = {key: value for key, value in _deciding(teacher).items() if key not in others}
-    return trained | own | networks[0]
+    return training_settings(teacher) | {"checkpoint": None} | own | networks[0]
+
+
+def training_settings(teacher: Teacher) -> dict[str, Any]:
+    """Return how a teacher is trained, but for its network."""
+    others = {"layers", "_target_", "checkpoint", *teacher.arguments}
+    return {key: value for key, value in _deciding(teacher).items() if key not in others}
 
 
 @cache

@@ -7,6 +7,7 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 
-from noisy_kd.config import Config, Input, Network, Optimizer, named_networks
+from noisy_kd.config import Config, Input, Network, Optimizer, Teacher, named_networks
 from noisy_kd.data import preprocessing
 from noisy_kd.data.datamodules import ImageDataModule
+from noisy_kd.data.views import Views
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import network as networks
@@ -34,6 +36,9 @@ from noisy_kd.training import numerics as numerics_of
 from noisy_kd.training.callbacks import BestEpoch
 from noisy_kd.training.distiller import OptimizerFactory
 from noisy_kd.training.numerics import Numerics
+
+NOT_ARGUMENTS = ("_target_", "name", "arguments", "augment")
+"""Keys of ``data`` that are not arguments of its class."""
 
 CLIP = ("gradient_clip_val", "gradient_clip_algorithm")
 """Arguments of the Trainer that a stack applies to each of its students."""
@@ -76,8 +81,9 @@ def data_module(config: Config) -> ImageDataModule:
     make, given = locate(config.data._target_), config.data.arguments
     check_arguments("data", make, given, ImageDataModule)
     settings = vars(config.data) | {"root": config.data.root or ""} | given
+    settings["views"] = views(config, config.data.augment, config.data.views)
     settings |= {"store": config.store} if "store" in inspect.signature(make).parameters else {}
-    arguments = {k: v for k, v in settings.items() if k not in ("_target_", "name", "arguments")}
+    arguments = {k: v for k, v in settings.items() if k not in NOT_ARGUMENTS}
     module: ImageDataModule = make(**arguments)
     downloads = module.download and make.prepare_data is not ImageDataModule.prepare_data
     with _download_lock(module.root) if downloads else nullcontext():
@@ -211,6 +217,13 @@ def optimizer(settings: Optimizer, numerics: Numerics) -> OptimizerFactory:
     return partial(make, **given)
 
 
+def teacher_optimizer(teacher: Teacher) -> Optimizer:
+    """Return the settings of the optimiser that trains the teacher."""
+    arguments = {key: value for key, value in teacher.optimizer.items() if key != "_target_"}
+    target = teacher.optimizer["_target_"]
+    return Optimizer(target, teacher.lr, teacher.weight_decay, arguments=arguments)
+
+
 def numerics(config: Config) -> Numerics:
     """Return how the run's networks are computed; sets what is global for that."""
     device = choose_device(config.trainer.accelerator)
@@ -291,7 +304,19 @@ def loggers(config: Config, directory: Path, prefix: str = "") -> list[Logger]:
     return loggers
 
 
-def views(config: Config) -> int:
-    """Return how many views of each image the data set trains on."""
-    views: int = locate(config.data._target_).views
-    return views
+def views(config: Config, augment: str, count: int | None) -> Views:
+    """Return the views that an entry of ``augment`` describes, so many of them.
+
+    Raises:
+        InputError: if it does not take one of its keys, or not this value.
+    """
+    given = {k: v for k, v in config.augment.get(augment, {}).items() if k != "views"}
+    check_arguments(f"augment.{augment}", Views, given)
+    return Views(count, config.data.seed, **given)
+
+
+def teacher_views(config: Config) -> Views:
+    """Return the views that a teacher is trained on: drawn ones without end."""
+    count = config.augment.get(config.teacher.augment, {}).get("views", 1)
+    teacher = views(config, config.teacher.augment, count)
+    return replace(teacher, count=None) if teacher.draws else teacher

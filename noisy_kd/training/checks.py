@@ -29,8 +29,17 @@ def check_settings(config: Config) -> None:
     Raises:
         InputError: for an optimiser, callback or logger that does not exist or takes no such key.
     """
-    build.method(config)
-    _check_optimizer(config.optimizer)
+    method = build.method(config)
+    if config.data.views is None and (method.passes or method.draws_once):
+        what = "passes" if method.passes else "resample"
+        raise InputError(
+            f"data.views=null asks the teacher at each step, but method.{what}="
+            f"{config.method[what]} needs its logits beforehand: give a number of views."
+        )
+    _check_optimizer("optimizer", config.optimizer)
+    _check_optimizer("teacher.optimizer", build.teacher_optimizer(config.teacher))
+    build.views(config, config.data.augment, config.data.views)
+    build.teacher_views(config)
     _check_trainer(config)
     for group in ("callbacks", "logger"):
         for name, node in getattr(config, group).items():
@@ -46,14 +55,14 @@ def check_settings(config: Config) -> None:
             build.check_arguments(f"{group}.{name}", make, given, also)
 
 
-def _check_optimizer(settings: Optimizer) -> None:
-    build.check_arguments("optimizer", build.locate(settings._target_), settings.arguments)
+def _check_optimizer(place: str, settings: Optimizer) -> None:
+    build.check_arguments(place, build.locate(settings._target_), settings.arguments)
     try:
         make = build.optimizer(settings, Numerics(torch.device("cpu"), "32", fast=False))
         make([nn.Parameter(torch.zeros(1))])
     except Exception as error:  # the optimiser's own
         raise InputError(
-            f"optimizer._target_={settings._target_} cannot be used: it has to take lr and "
+            f"{place}._target_={settings._target_} cannot be used: it has to take lr and "
             f"weight_decay ({' '.join(str(error).split())})."
         ) from error
 

@@ -33,6 +33,7 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": lambda done: 1.0 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
     "step": lambda done: 0.1 ** ((done >= 0.5) + (done >= 0.75)),
+    "onecycle": lambda done: min(done / 0.2, (1 - done) / 0.8),  # up, then down to 0
 }
 """Factor of the learning rate when the share ``done`` of all steps has been made."""
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from noisy_kd.config import Config
-from noisy_kd.data.dataset import ImageDataset, WithColumns, at_once, loader
+from noisy_kd.data.dataset import ImageDataset, WithIds, at_once, loader
 from noisy_kd.training import build
 from noisy_kd.training.callbacks import BestEpoch, Refresh, Resume, RunLogs
 
@@ -39,11 +38,13 @@ class TrainingSamples:
         dataset: sliced by sample ids; gives images and labels.
         batch_size: B.
         z_NTC: the teachers' logits of every sample, [N, T, C]; None without a teacher.
+        teachers: are asked about each chunk instead, where views have no end.
     """
 
     dataset: ImageDataset
     batch_size: int
     z_NTC: Tensor | None = None  # noqa: N815
+    teachers: Sequence[nn.Module] = ()
 
     @property
     def steps(self) -> int:
@@ -52,8 +53,7 @@ class TrainingSamples:
 
     def loaders(self, seeds: set[int], chunk: int) -> dict[int, DataLoader[Any]]:
         """Return for each seed a loader of chunks of ``(x, y, sample ids)``, in its own order."""
-        ids = torch.arange(len(self.dataset))
-        data = WithColumns(self.dataset, ids)
+        data = WithIds(self.dataset)
         return {seed: loader(data, chunk * self.batch_size, seed) for seed in sorted(seeds)}
 
 

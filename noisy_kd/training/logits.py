@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from noisy_kd.data import store as stores
 from noisy_kd.data.datamodules import ImageDataModule
-from noisy_kd.data.dataset import ImageDataset, WithColumns, at_once, keyed_generator, loader
+from noisy_kd.data.dataset import ImageDataset, WithColumns, at_once, keyed_generator
 from noisy_kd.method.method import Method
 from noisy_kd.model.layers import set_dropout_generator
 from noisy_kd.model.network import architecture, logits_of, with_active_dropout
@@ -145,50 +145,72 @@ def stacked_logits(
 def cached_logits(teacher: nn.Module, data: ImageDataModule, folder: Path) -> dict[str, Tensor]:
     """Return the teacher's logits, float32, in eval mode, from the store or computed for it.
 
+    Each view is an entry of its own: an interrupted pass goes on at the view where it was, and more
+    views are added to those that are there.
+
     Returns:
         ``train``: of all V views of all M images that may be trained on, [V * M, C], view after
-        view, the validation set included; ``test``: of the test images, [N, C]. The same tensors
-        bit for bit whenever they are asked for.
+        view, the validation set included (without end: of the images themselves); ``test``: of the
+        test images, [N, C]. The same tensors bit for bit whenever they are asked for.
     """
-    made_by = _made_by(teacher, data) | {"images": [data.digest, data.test_digest]}
-
-    def make(_: Path) -> dict[str, object]:
-        log.info("Computing the teacher's logits of all %d samples, once.", len(data.all_views()))
-        tensors = {
-            "train": predict_logits(teacher, data.all_views()),
-            "test": predict_logits(teacher, data.test_set()),
-        }
-        return {"tensors": tensors, "facts": {"samples": len(data.all_views())}}
-
-    tensors, _ = stores.get_or_make(folder, "logits", made_by, make)
-    return tensors
+    test = {**_made_by(teacher, data), "images": data.test_digest}
+    logits = partial(predict_logits, teacher)
+    return {
+        "train": _of_views(data, folder, _made_by(teacher, data), logits),
+        "test": _stored(folder, test, lambda: logits(data.test_set())),
+    }
 
 
 def cached_passes(fickle: nn.Module, passes: int, data: ImageDataModule, folder: Path) -> Tensor:
     """Return the logits of a teacher with active dropout, [V * M, passes, C], each pass kept."""
     device = _device(fickle)
-    made_by = _made_by(fickle, data) | {"images": data.digest, "dropout": True}
+    made_by = _made_by(fickle, data) | {"dropout": True}
     made_by["device"] = device.type  # its generator draws other masks than another's
 
-    def make(number: int, _: Path) -> dict[str, object]:
-        set_dropout_generator(fickle, keyed_generator(number, "teacher pass", device=device))
-        return {"tensors": {"train": _pass(fickle, data.all_views())}, "facts": {"pass": number}}
+    def one_pass(number: int, dataset: ImageDataset, view: int) -> Tensor:
+        generator = keyed_generator(number, "teacher pass", view, device)
+        set_dropout_generator(fickle, generator)
+        return _pass(fickle, dataset, view)
 
-    logits = []
-    for number in range(passes):
-        key = made_by | {"pass": number}
-        tensors, _ = stores.get_or_make(folder, "logits", key, partial(make, number))
-        logits.append(tensors["train"])
+    keys = [(number, made_by | {"pass": number}) for number in range(passes)]
+    logits = [_of_views(data, folder, key, partial(one_pass, number)) for number, key in keys]
     return torch.stack(logits, dim=1)
 
 
-def predict_logits(net: nn.Module, dataset: ImageDataset) -> Tensor:
-    """Return the net's logits of every sample, in order, float32 [N, C], on the CPU.
+def _of_views(
+    data: ImageDataModule, folder: Path, made_by: dict[str, Any], logits: Callable[..., Tensor]
+) -> Tensor:
+    """Return the logits of all views, [V * M, C], of a function of the images and the view."""
+    dataset, count = data.all_views(), data.views.count or 1
+
+    def of_view(v: int) -> Tensor:
+        log.info("Computing the teacher's logits, once: view %d of %d.", v + 1, count)
+        return logits(dataset, v)
+
+    keys = [{"images": data.digest, "view": v} | data.views.decided_by(v) for v in range(count)]
+    return torch.cat(
+        [_stored(folder, made_by | key, partial(of_view, v)) for v, key in enumerate(keys)]
+    )
+
+
+def _stored(folder: Path, made_by: dict[str, Any], logits: Callable[[], Tensor]) -> Tensor:
+    """Return logits [N, C] of the store, which are computed if it has none made by this."""
+
+    def make(_: Path) -> dict[str, object]:
+        computed = logits()
+        return {"tensors": {"logits": computed}, "facts": {"samples": len(computed)}}
+
+    stored: Tensor = stores.get_or_make(folder, "logits", made_by, make)[0]["logits"]
+    return stored
+
+
+def predict_logits(net: nn.Module, dataset: ImageDataset, view: int = 0) -> Tensor:
+    """Return the net's logits of a view of every image, in order, float32 [N, C], on the CPU.
 
     They are computed in eval mode; the net's mode is then what it was before.
     """
     was_training = net.training
-    logits = _pass(net.eval(), dataset)
+    logits = _pass(net.eval(), dataset, view)
     net.train(was_training)
     return logits
 
@@ -203,10 +225,11 @@ def weights_digest(net: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _pass(net: nn.Module, dataset: ImageDataset) -> Tensor:
-    device = _device(net)
-    batches = loader(dataset, at_once(dataset.pixels, 500))
-    return torch.cat([logits_of(net(x.to(device))).float().cpu() for x, _ in batches])
+def _pass(net: nn.Module, dataset: ImageDataset, view: int) -> Tensor:
+    device, count = _device(net), len(dataset.rows)
+    samples = torch.arange(view * count, (view + 1) * count)
+    batches = (dataset[part][0] for part in samples.split(at_once(dataset.pixels, 500)))
+    return torch.cat([logits_of(net(x.to(device))).float().cpu() for x in batches])
 
 
 def _device(net: nn.Module) -> torch.device:
@@ -220,7 +243,6 @@ def _made_by(teacher: nn.Module, data: ImageDataModule) -> dict[str, Any]:
         "weights": weights_digest(teacher),
         "data": data.name,
         "preprocessing": weights_digest(preprocessing) + type(preprocessing).__name__,
-        "views": data.views,
     }
 
 
@@ -239,14 +261,12 @@ def _of_loader(teacher: nn.Module, given: DataLoader[Any], folder: Path) -> Tens
     made_by["images"] = digest.hexdigest()
 
     @torch.no_grad()
-    def make(_: Path) -> dict[str, object]:
+    def logits() -> Tensor:
         log.info("Computing the teacher's logits of %d samples, once.", len(given.dataset))  # type: ignore[arg-type]
         device = _device(teacher)
-        logits = [logits_of(teacher(x.to(device))).float().cpu() for x, *_ in batches]
-        return {"tensors": {"logits": torch.cat(logits)}, "facts": {"samples": len(batches)}}
+        return torch.cat([logits_of(teacher(x.to(device))).float().cpu() for x, *_ in batches])
 
-    logits: Tensor = stores.get_or_make(folder, "logits", made_by, make)[0]["logits"]
-    return logits
+    return _stored(folder, made_by, logits)
 
 
 def _in_order(given: DataLoader[Any]) -> DataLoader[Any]:

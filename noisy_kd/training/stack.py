@@ -137,11 +137,16 @@ class StudentStack(LightningModule):
         if self.interrupted:
             raise KeyboardInterrupt
         made: dict[int, Sums] = {}
+        answers: dict[int, Tensor] = {}  # of live teachers, by seed: students share them
         used = []  # until all graphs have been joined: they read beside what is allocated here
         for k, one in enumerate(self.distillers):
             if self.active[k]:
                 x, y, more = unpack(batch if self.samples is None else batch[one.seed])
                 used.append(self.numerics.to_channels_last(x))
+                if self.samples is not None and self.samples.teachers:
+                    if one.seed not in answers:
+                        answers[one.seed] = self._ask(used[-1])
+                    more = answers[one.seed]
                 rates = self._rates(k, batch_idx * self.chunk_steps, len(y))
                 steps: Callable[..., Sums] = self.steps[k]
                 made[k] = steps(used[-1], y, more, rates)
@@ -152,6 +157,12 @@ class StudentStack(LightningModule):
             self._add(k, **sums)
             if batch_idx + 1 == self.trainer.num_training_batches:
                 self.distillers[k].after_epoch(self.trainer.max_epochs or 0)
+
+    @torch.no_grad()
+    def _ask(self, x: Tensor) -> Tensor:
+        """Return the logits [B, T, C] of the live teachers."""
+        assert self.samples is not None
+        return torch.stack([self.numerics.logits(t, x) for t in self.samples.teachers], dim=1)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count the errors on the validation set, and the agreements with the teacher."""
@@ -225,7 +236,7 @@ class StudentStack(LightningModule):
     def _steps(self, k: int, x: Tensor, y: Tensor, more: Tensor | None, rates_S: Tensor) -> Sums:
         """A step of student k for each of S mini-batches; of several devices each takes its share.
 
-        ``more``: sample ids where the samples are in memory, else the teacher's logits.
+        ``more``: sample ids where targets lie in tables, else the teacher's logits.
         """
         if self.samples is None:
             return self._step(k, x, y, more, more, rates_S[0])
@@ -237,10 +248,10 @@ class StudentStack(LightningModule):
             if self.needs_two[k] and smallest < 2:
                 continue  # batch normalisation needs at least two samples
             assert more is not None
-            z, clean = (
-                None if table is None else table[more[part]]
-                for table in (self.targets[k], self.clean_targets[k])
-            )
+            tables = (self.targets[k], self.clean_targets[k])
+            z, clean = (None if table is None else table[more[part]] for table in tables)
+            if self.samples.teachers:
+                z = clean = more[part]
             if self.distillers[k].fickle:
                 z = None  # the teacher is asked
             for name, value in self._step(k, x[part], y[part], z, clean, rates_S[i]).items():

@@ -155,7 +155,7 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
         for spec, net in specs
     ]
     train, test = stacked_logits(teachers, data, Path(first.config.store), first.method)
-    taught = TeacherOutputs(teachers[0], train, test)
+    taught = TeacherOutputs(teachers, train, test)
     error, chance = validation_error(first, data, taught), 1 - 1 / len(data.classes)
     if error is not None and first.config.teacher.checkpoint is not None:
         log.info("Teacher %s: val error %.2f%%.", first.config.teacher_name, 100 * error)

@@ -37,12 +37,12 @@ class TeacherOutputs:
     """What students learn from.
 
     Args:
-        teacher: the (first) frozen teacher.
+        teachers: frozen.
         train_logits: of all V x M views by T teachers or passes, [V * M, T, C].
         test_logits: of the N test images by the teachers, [N, T, C].
     """
 
-    teacher: nn.Module
+    teachers: list[nn.Module]
     train_logits: Tensor
     test_logits: Tensor
 
@@ -77,10 +77,12 @@ def train_students(
     """Train one student per run, all on the same batches of the same images."""
     config, unlabelled = runs[0].config, not runs[0].method.needs_labels
     dataset = data.training_set(data.subset, unlabelled=unlabelled)
-    z_NTC = None
-    if taught is not None:
+    z_NTC, live = None, []
+    if taught is not None and data.views.count is None:
+        live = taught.teachers
+    elif taught is not None:
         z_NTC = taught.train_logits.to(numerics.device)[dataset.logit_index()]
-    samples = TrainingSamples(dataset, data.batch_size, z_NTC)
+    samples = TrainingSamples(dataset, data.batch_size, z_NTC, live)
     distillers = [_distiller(run, data, taught, numerics) for run in runs]
     stack = StudentStack(distillers, samples, numerics, build.clipping(config))
     fitted = fit_runs(
@@ -127,9 +129,9 @@ def _distiller(
     student = numerics.place(run.student)
     hint = teacher = None
     if taught is not None and method.hint is not None:
-        hint = hint_stage(method.hint, taught.teacher, student, data.input_shape, seed)
+        hint = hint_stage(method.hint, taught.teachers[0], student, data.input_shape, seed)
     if taught is not None and method.teacher_dropout is not None and not method.passes:
-        teacher = taught.teacher  # it is asked at each step
+        teacher = taught.teachers[0]  # it is asked at each step
     return Distiller(
         student,
         teacher,

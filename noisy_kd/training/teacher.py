@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from noisy_kd.config import Config, Optimizer
+from noisy_kd.config import Config
 from noisy_kd.data import store
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.dataset import at_once, loader
@@ -17,6 +17,7 @@ from noisy_kd.method import methods
 from noisy_kd.method.noise import RandomLabels, RandomShift
 from noisy_kd.model.layers import TeacherInput, folded, with_batch_norm
 from noisy_kd.model.network import architecture, draws_globally
+from noisy_kd.runs.identity import training_settings
 from noisy_kd.training import build
 from noisy_kd.training.callbacks.logs import close
 from noisy_kd.training.checkpoints import read_checkpoint
@@ -26,13 +27,6 @@ from noisy_kd.training.numerics import Numerics
 from noisy_kd.training.stack import StudentStack
 
 log = logging.getLogger(__name__)
-
-
-TRAINING = (
-    *("max_epochs", "lr", "weight_decay", "schedule", "subset", "batch_size", "shift"),
-    *("batch_norm", "seed"),
-)
-"""Settings of the teacher's training."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +83,25 @@ class TeacherTraining:
     def made_by(self) -> dict[str, Any]:
         """Return everything that decides the teacher's weights."""
         teacher, data, numerics = self.config.teacher, self.data, self.numerics
-        noise = {} if self.label_noise is None else {"random_labels": self.label_noise.rate}
+        views, more = build.teacher_views(self.config), dict[str, Any]()
+        if self.label_noise is not None:
+            more["random_labels"] = self.label_noise.rate
+        if views.draws:
+            more |= views.decided_by(1)
         return {
-            **{key: getattr(teacher, key) for key in TRAINING},
+            **training_settings(teacher),
             "layers": architecture(self.net),
             "arguments": teacher.arguments,
             "data": data.name,
             "images": data.digest,
-            "views": data.views,
+            "views": views.count,
             "val_size": len(data.val_rows),
             "data_seed": data.seed,
             "precision": numerics.precision,
             "fast": numerics.fast,
             "deterministic": self.config.deterministic,
             "device": numerics.device.type,
-            **noise,
+            **more,
         }
 
     def _train(self, work: Path, logs: Path) -> dict[str, Any]:
@@ -137,13 +135,16 @@ class TeacherTraining:
         """The supervised training of the net on the teacher's own terms."""
         teacher = self.config.teacher
         shift = RandomShift(teacher.shift) if teacher.shift else None
-        method = replace(methods.supervised(), labels=self.label_noise, input=shift)
-        settings = Optimizer("torch.optim.Adam", teacher.lr, teacher.weight_decay)
-        adam = build.optimizer(settings, self.numerics)
+        supervised = methods.supervised(teacher.label_smoothing)
         distiller = Distiller(
-            net, method=method, optimizer=adam, schedule=teacher.schedule, seed=teacher.seed
+            net,
+            method=replace(supervised, labels=self.label_noise, input=shift),
+            optimizer=build.optimizer(build.teacher_optimizer(teacher), self.numerics),
+            schedule=teacher.schedule,
+            seed=teacher.seed,
         )
-        dataset = self.data.training_set(teacher.subset, "teacher.subset")
+        views = build.teacher_views(self.config)
+        dataset = self.data.training_set(teacher.subset, "teacher.subset", views=views)
         samples = TrainingSamples(dataset, teacher.batch_size)
         return StudentStack([distiller], samples, self.numerics)
 
