@@ -14,10 +14,12 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 LINE = re.compile(r"( *)([\w@]+):(?: +([^#]*?))?(?: *# (.*))?$")
 SIGNS = {"least": "≥", "above": ">", "most": "≤", "below": "<"}
 SECTIONS = {"": schema.Config, "data": schema.Data, "recipe": schema.Recipe, "model": None}
-SECTIONS |= {"teacher": schema.Teacher, "student": schema.Student, "method": None}
-SECTIONS |= {"optimizer": schema.Optimizer, "trainer": schema.Trainer}
+SECTIONS |= {"teacher": schema.Teacher, "training": None, "student": schema.Student}
+SECTIONS |= {"augment": None, "method": None, "optimizer": schema.Optimizer}
+SECTIONS |= {"trainer": schema.Trainer}
 SECTIONS |= {"callbacks": None, "logger": None}
 FILES = {"": "config.yaml", "teacher": "config.yaml", "student": "config.yaml"}
+FILES |= {"augment": "config.yaml"}
 FILES |= {"recipe": "data/*.yaml"}  # of the other groups: GROUP/*.yaml
 
 
@@ -49,7 +51,7 @@ def section(title: str, made: Any) -> str:
     choices = [(f"`{title}={name}`", *text) for name, text in about.items()]
     types = {item.name: item for item in fields(made)} if made else {}
     given: dict[str, dict[str, dict[str, str]]] = {}  # key, comment, file: value
-    for file in files if title != "model" else []:
+    for file in files if title not in ("model", "training") else []:
         for key, value, comment in commented(file):
             if key.startswith(f"{title}.") if title else "." not in key:
                 given.setdefault(key, {}).setdefault(comment, {})[file.stem] = value
