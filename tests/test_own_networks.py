@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch import nn
 
 import noisy_kd
@@ -13,7 +14,9 @@ from noisy_kd.cli.arguments import compose
 from noisy_kd.deploy import export as exporting
 from noisy_kd.deploy.export import export
 from noisy_kd.deploy.formats import load_safetensors
+from noisy_kd.deploy.predict import predict
 from noisy_kd.errors import InputError
+from noisy_kd.evaluation.evaluate import evaluate
 from noisy_kd.method.methods import logit_regression
 from noisy_kd.model import complexity
 from noisy_kd.model.network import (
@@ -93,7 +96,11 @@ def test_wrong_arguments_are_refused(arguments, why):
         ("own_nets.SHAPELESS", "no class or function"),
         ("own_nets.wrong", "logits of shape"),
         ("own_nets.nothing", r"no torch\.nn\.Module"),
-        ("torchvision.models.resnet18", "does not fit images of 1x8x8"),
+        (
+            "torchvision.models.resnet18",
+            r"does not fit images of 1x8x8: .* 3 channels, .*\. For a teacher of other images set "
+            r"teacher\.input\.size, or three values in teacher\.input\.mean",
+        ),
     ],
 )
 def test_what_is_no_fitting_network_is_refused(path, why):
@@ -120,6 +127,36 @@ def test_logits_may_come_in_a_tuple_a_mapping_or_an_object():
     for output in (None, (), {"scores": logits}, ["logits"]):
         with pytest.raises(TypeError, match="must return logits"):
             logits_of(output)
+
+
+def test_a_transformers_model_is_a_teacher(short, tmp_path):
+    target = "own_nets.Transformers"
+    teacher = (*own(target, "teacher"), "teacher.num_labels=10", "teacher.max_epochs=20")
+    (result,) = run([short(*teacher, "teacher.lr=0.01")], [tmp_path])
+    assert result["teacher_test_error"] < 0.3
+    net = instantiate(target, SHAPE, 10)
+    x = torch.rand(2, *SHAPE)
+    assert torch.equal(net(x), net.forward(x).logits)
+    torch.save(
+        {"state_dict": {f"model.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "t.pt"
+    )
+    found = read_checkpoint(tmp_path / "t.pt", instantiate(target, SHAPE, 10, seed=1))
+    assert torch.equal(found["hidden.weight"], net.hidden.weight)
+
+
+@pytest.mark.parametrize("target", ["own_nets.Pair", "own_nets.Transformers"])
+def test_a_student_that_returns_more_than_logits_is_exported_and_evaluated(target, short, tmp_path):
+    (result,) = run([short(*own(target))], [tmp_path])
+    clean = evaluate(tmp_path, ["clean"])["clean"]
+    assert clean["error"] == pytest.approx(result["test_error"])
+    for form in ("onnx", "torch_export"):
+        facts = export(tmp_path, form)
+        assert facts["exported"]["errors"] == facts["original_errors"]
+        assert facts["original_errors"] == round(result["test_error"] * result["test_size"])
+    digit = Image.fromarray((load_digits().images[0] * 15).astype(np.uint8))
+    digit.save(tmp_path / "0.png")
+    (answer,) = predict(tmp_path, [tmp_path / "0.png"])
+    assert answer["classes"][0] in result["classes"]
 
 
 def test_networks_of_different_structure_have_different_names_in_the_store():
