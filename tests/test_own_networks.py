@@ -1,6 +1,8 @@
 """Any module as teacher and as student, by its import path."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 import noisy_kd
 from noisy_kd.cli.arguments import compose
+from noisy_kd.data import preprocessing
 from noisy_kd.deploy import export as exporting
 from noisy_kd.deploy.export import export
 from noisy_kd.deploy.formats import load_safetensors
@@ -395,6 +398,34 @@ def test_a_teacher_of_larger_colour_images(short, tmp_path):
     bigger += ("teacher.input.std=[0.2,0.2,0.2]", "teacher._target_=own_nets.colour")
     (result,) = run([short("model@teacher=module", *bigger)], [tmp_path])
     assert result["teacher_val_error"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("channels", "key", "value", "why"),
+    [
+        (3, "mean", "[0.5,0.5]", r"mean=\[0\.5, 0\.5\] has 2 values: give 1 or 3"),
+        (3, "std", "[]", r"std=\[\] has 0 values"),
+        (3, "std", "[0.2,0,0.2]", "all values must be above 0"),
+        (1, "std", "[0.5,0.5]", None),
+        (3, "mean", "[0.5]", None),
+        (3, "mean", "[0.5,0.5,0.5]", None),
+    ],
+)
+def test_a_teachers_pixels_have_a_value_for_each_channel(channels, key, value, why, short):
+    config = short("model@teacher=module", "teacher._target_=own_nets.any_channels")
+    setattr(config.teacher.input, key, json.loads(value))
+    data = SimpleNamespace(
+        input_shape=(channels, 8, 8), classes=range(10), preprocessing=preprocessing.Scale()
+    )
+    with pytest.raises(InputError, match=why) if why else nullcontext():
+        (teacher,) = build.teachers(config, data)
+        assert teacher(torch.zeros(2, channels, 8, 8)).shape == (2, 10)
+
+
+def test_a_teachers_mean_and_std_have_the_same_length(short):
+    values = ("teacher.input.mean=[0.5,0.5,0.5]", "teacher.input.std=[0.2,0.2]")
+    with pytest.raises(InputError, match=r"std=\[0\.2, 0\.2\] has 2 values: give 1 or 3"):
+        prepare([short(*values)])
 
 
 def test_hints_between_modules_by_their_names(short, tmp_path):

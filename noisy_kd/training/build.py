@@ -27,7 +27,7 @@ from noisy_kd.method import Method
 from noisy_kd.model import network as networks
 from noisy_kd.model import notation
 from noisy_kd.model.device import choose_device
-from noisy_kd.model.layers import TeacherInput
+from noisy_kd.model.layers import TeacherInput, teacher_channels
 from noisy_kd.model.network import instantiate
 from noisy_kd.runs.identity import resolved_precision
 from noisy_kd.training import numerics as numerics_of
@@ -179,7 +179,7 @@ def teachers(config: Config, data: ImageDataModule) -> list[nn.Module]:
     if wanted == Input():
         return [network(spec, data.input_shape, classes, seed) for spec in config.teachers]
     channels, height, width = data.input_shape
-    channels = len(wanted.mean or wanted.std or ()) or channels
+    channels = teacher_channels(channels, wanted.mean, wanted.std)
     shape = (channels, wanted.size or height, wanted.size or width)
     nets = [network(spec, shape, classes, seed) for spec in config.teachers]
     to_pixels = _undo(data.preprocessing)
