@@ -255,6 +255,15 @@ def test_a_class_that_only_one_part_has_is_named(tmp_path, module, part, caplog)
         module()
 
 
+def test_images_beside_the_class_folders_are_named(tmp_path, module, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path)
+    write(tmp_path, classes=(".",), count=3, part="val")
+    data = module(val_size=4)
+    assert len(data.val_rows) == 4
+    assert "files ignored: 3 images in val, but in no class folder" in caplog.text
+
+
 def test_images_of_several_sizes_are_named_with_what_to_type(tmp_path, module):
     write(tmp_path)
     write(tmp_path, classes=("cat",), count=2, part="test", size=(8, 9))
@@ -287,7 +296,9 @@ def test_all_broken_files_are_named_at_once_or_left_out(tmp_path, module, caplog
 
 
 def test_folders_without_images_or_classes_are_refused(tmp_path, module):
-    with pytest.raises(InputError, match="there is no such folder"):
+    with pytest.raises(
+        InputError, match=r"no such folder\. .*default is \$NOISY_KD_DATA or \./data"
+    ):
         module(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"needs two classes at least.*found: none"):
         module()
@@ -339,6 +350,17 @@ def test_images_are_decoded_once_and_again_when_a_file_changes(tmp_path, module,
     assert len(decoded) == 24
 
 
+def test_a_renamed_file_is_the_same_image_unless_the_order_changes(tmp_path, module):
+    write(tmp_path)
+    first = module()
+    cat = tmp_path / "train" / "cat"
+    (cat / "5.png").rename(cat / "6.jpg")
+    (cat / "0.png").rename(cat / "00.png")
+    assert module().digest == first.digest
+    (cat / "6.jpg").rename(cat / "000.jpg")
+    assert module().digest != first.digest
+
+
 def test_many_files_are_decoded_as_few_are(tmp_path, module, monkeypatch):
     write(tmp_path)
     few = module()
@@ -348,14 +370,18 @@ def test_many_files_are_decoded_as_few_are(tmp_path, module, monkeypatch):
     assert torch.equal(module_of_many.images.pixels, few.images.pixels)
 
 
-def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, short):
+def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, short, monkeypatch):
+    """The settings name the folder from where the training started; any other place will do."""
     from noisy_kd.training.finished import load_data
+
+    monkeypatch.chdir(tmp_path)
 
     root = write(tmp_path / "images", count=20)
     write(root, count=4, part="test")
     nets = ("student.layers=FC4-FC2", "teacher.layers=FC8-FC2")
-    config = short("data=folder", f"data.root={root}", "++data.size=8", *nets)
+    config = short("data=folder", "data.root=images", "++data.size=8", *nets)
     run([config], [tmp_path])
+    monkeypatch.chdir("/")
     assert load_data(tmp_path).input_shape == (3, 8, 8)
     image = root / "test" / "cat" / "0.png"
     whole = image.read_bytes()

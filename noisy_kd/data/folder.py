@@ -37,7 +37,7 @@ ALIASES = {
 }
 PARTS = ("train", "val", "unlabelled", "test")
 IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
-DECODER = 2  # raise it when a change here or in decode.py alters pixels or facts
+DECODER = 3  # raise it when a change here or in decode.py alters pixels, facts or fingerprints
 SHOWN = 10  # broken files that a message names
 TEST_SHARE = 5  # a fifth is the test set where the folder has none
 
@@ -111,7 +111,10 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
     """
     root = root.expanduser()
     if not root.is_dir():
-        raise InputError(f"data.root={root}: there is no such folder.")
+        raise InputError(
+            f"data.root={root}: there is no such folder. Name yours by data.root=FOLDER; the "
+            "default is $NOISY_KD_DATA or ./data."
+        )
     folders = {entry.name: entry for entry in _entries(root) if entry.is_dir()}
     parts = {ALIASES[n.lower()]: path for n, path in folders.items() if n.lower() in ALIASES}
     if "train" not in parts and {"val", "test"} & parts.keys():
@@ -139,7 +142,7 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
             raise InputError(f"data.root={root}: no images of {_some(empty)}{hint}.")
     for folder in {root, *(path for part, path in parts.items() if part != "unlabelled")}:
         loose = sum(p.is_file() and p.suffix.lower() in _endings() for p in _entries(folder))
-        others.update({"images in no class folder": loose} if loose else {})
+        others.update({f"images in {folder.name}, but in no class folder": loose} if loose else {})
     if others and with_remarks:
         text = ", ".join(f"{count} {what}" for what, count in others.items())
         log.info("%s: files ignored: %s.", root, text)
@@ -164,13 +167,14 @@ def _check_classes(files: list[File], root: Path, with_remarks: bool) -> None:
 
 
 def content_digest(root: Path, store: Path, files: list[File] | None = None) -> str:
-    """Return a fingerprint of the names and the content of all image files below a folder.
+    """Return a fingerprint of all image files below a folder: content, class, part and order.
 
-    It is remembered in the store for files of the same sizes and times of change.
+    Their names do not count, but for the order. It is remembered in the store for files of the same
+    sizes and times of change.
     """
     root = root.expanduser()
     files = files or list_files(root)
-    states = hashlib.sha256()
+    states = hashlib.sha256(str(DECODER).encode())
     for file in files:
         stat = file.path.stat()
         state = (file.path, file.part, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
@@ -180,8 +184,8 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
         return known.read_text()
     fingerprint = hashlib.sha256()
     for k, digest in in_parallel(_digest, files, "hashing files"):
-        name = f"{files[k].part}/{files[k].label}/{_normal(files[k].path.relative_to(root))}"
-        fingerprint.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+        text = f"{files[k].part}/{files[k].label}\0{digest}\n"
+        fingerprint.update(text.encode("utf-8", "surrogateescape"))
     known.parent.mkdir(parents=True, exist_ok=True)
     temporary = known.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(fingerprint.hexdigest()[:32])
