@@ -4,6 +4,7 @@ import shutil
 import struct
 import unicodedata
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -293,6 +294,40 @@ def test_all_broken_files_are_named_at_once_or_left_out(tmp_path, module, caplog
     data = module(on_error="skip")
     assert len(data.images) == 22
     assert "dog/2.jpg" in caplog.text
+
+
+def test_a_broken_link_is_a_broken_file(tmp_path, module):
+    write(tmp_path, count=7)
+    (tmp_path / "train" / "cat" / "x.png").symlink_to(tmp_path / "none.png")
+    with pytest.raises(InputError, match=r"x\.png cannot be read .*No such file or directory"):
+        module()
+    write(tmp_path, part="test")
+    assert len(module(on_error="skip").images) == 14
+    Image.fromarray(pixels(20, 30)).save(tmp_path / "none.png")
+    assert len(module().images) == 15
+
+
+def test_links_into_their_own_folder_are_not_followed(tmp_path, module):
+    write(tmp_path)
+    write(tmp_path / "else", classes=("owls",), count=4, part=".")
+    (tmp_path / "train" / "owl").symlink_to(tmp_path / "else" / "owls")
+    (tmp_path / "train" / "owl" / "self").symlink_to(".")
+    (tmp_path / "train" / "cat" / "up").symlink_to("..")
+    data = module()
+    assert data.classes == ("cat", "dog", "owl")
+    assert len(data.images) + len(data.test_images) == 12 + 4
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_a_very_large_image_is_read_or_refused_in_one_line(tmp_path, module, side, recwarn):
+    write(tmp_path)
+    Image.new("1", (side, 10_000)).save(tmp_path / "train" / "cat" / "slide.png")
+    refused = pytest.raises(
+        InputError, match=r"slide\.png .*more than 178,956,970 pixels: scale it"
+    )
+    with refused if side > 10_000 else nullcontext():
+        module(size=8)
+    assert not recwarn
 
 
 def test_folders_without_images_or_classes_are_refused(tmp_path, module):

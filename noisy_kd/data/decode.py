@@ -7,6 +7,7 @@ Colour profiles are not applied.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ NOT_IMAGES = {"EPS", "WMF", "GRIB", "HDF5", "BUFR", "MPEG"}
 
 GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F")
 BITS = (8, 10, 12, 14, 16)
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of an image; larger ones Pillow refuses
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # bytes, of colour profiles
 
 
@@ -115,7 +117,8 @@ class _opened:  # noqa: N801 - a context manager, read as a phrase
         Image.init()
         formats = [name for name in Image.ID if name not in NOT_IMAGES]
         try:
-            self.image = Image.open(self.file, formats=formats)
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                self.image = Image.open(self.file, formats=formats)
         except Exception as error:
             raise self._unreadable(error) from error
         return self.image
@@ -126,9 +129,12 @@ class _opened:  # noqa: N801 - a context manager, read as a phrase
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> InputError:
-        why = " ".join(str(error).split()) or type(error).__name__
+        text = getattr(error, "strerror", None) or str(error)
+        why = " ".join(text.split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             why = "no image format that Pillow reads"
+        if isinstance(error, Image.DecompressionBombError):
+            why = f"it has more than {MOST_PIXELS:,} pixels: scale it down or cut it into tiles"
         return InputError(f"{self.file} cannot be read as an image ({why[:120]}).")
 
 

@@ -176,9 +176,7 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
     files = files or list_files(root)
     states = hashlib.sha256(str(DECODER).encode())
     for file in files:
-        stat = file.path.stat()
-        state = (file.path, file.part, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        states.update(repr(state).encode())
+        states.update(repr((file.path, file.part, *_state(file.path))).encode())
     known = store / "folders" / states.hexdigest()[:32]
     if known.exists():
         return known.read_text()
@@ -280,31 +278,47 @@ def _first(errors: Collection[InputError]) -> str:
     return shown + (f" And {len(errors) - SHOWN} more." if len(errors) > SHOWN else "")
 
 
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content; nothing for a broken link, which is no image."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def _digest(file: File) -> str:
-    with file.path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    try:
+        with file.path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"  # it is named when it is decoded
 
 
 def _entries(folder: Path) -> list[Path]:
     """Return what is in a folder, without hidden files and those of operating systems."""
-    return sorted(
-        p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in IGNORED
-    )
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise _unreadable(error) from error
+    return [p for p in paths if not p.name.startswith(".") and p.name not in IGNORED]
+
+
+def _unreadable(error: OSError) -> InputError:
+    return InputError(f"the folder {error.filename} cannot be read ({error.strerror}).")
 
 
 def _images(folder: Path, others: Counter[str]) -> Iterator[Path]:
     """Return the image files at any depth of a folder, by their endings; count the others."""
     endings = _endings()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [n for n in folders if not n.startswith(".") and n not in IGNORED]
-        for name in names:
-            if name.startswith(".") or name in IGNORED:
-                continue
-            ending = os.path.splitext(name)[1].lower()
-            if ending in endings:
-                yield Path(place, name)
-            else:
-                others[ending or "without ending"] += 1
+    for path in _entries(folder):
+        if path.is_dir():
+            into_itself = path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
+            yield from () if into_itself else _images(path, others)
+        elif (ending := path.suffix.lower()) in endings:
+            yield path
+        else:
+            others[ending or "without ending"] += 1
 
 
 def _endings() -> set[str]:
