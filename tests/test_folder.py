@@ -1,7 +1,10 @@
 """Folders of images: every format, size, mode and layout; what is wrong is named."""
 
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import unicodedata
 import zlib
 from contextlib import nullcontext
@@ -9,6 +12,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from image_files import write_shapes
 from PIL import Image, PngImagePlugin
 
@@ -225,6 +229,29 @@ def test_class_names_with_spaces_accents_and_signs(tmp_path, module):
     nfd = [unicodedata.normalize("NFD", name) for name in names]
     write(tmp_path, classes=nfd, count=2, part="test")
     assert module().classes == tuple(sorted(names))
+
+
+def test_class_names_do_not_depend_on_the_locale(tmp_path, module):
+    write(tmp_path, classes=("été", "zoo", "猫"))
+    (tmp_path / os.fsdecode(b"train/caf\xe9")).mkdir()  # latin-1
+    Image.new("L", (30, 20)).save(tmp_path / os.fsdecode(b"train/caf\xe9/0.png"))
+    here = module()
+    assert here.classes == ("caf\\xe9", "zoo", "été", "猫")
+    program = (
+        "from noisy_kd import ImageFolderDataModule as M\n"
+        f"data = M({str(tmp_path)!r}, store={str(tmp_path / 'other')!r})\n"
+        "data.setup()\n"
+        "print(ascii(data.classes), data.digest)"
+    )
+    locale = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | locale | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"{here.classes!a} {here.digest}"
 
 
 def test_unlabelled_images_have_no_class(tmp_path, module):

@@ -132,9 +132,8 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
         else:
             continue
         for folder in classes:
-            name = unicodedata.normalize("NFC", folder.name)
-            files += [File(path, part, name) for path in _images(folder, others)]
-        empty = {unicodedata.normalize("NFC", folder.name) for folder in classes}
+            files += [File(path, part, _text(folder.name)) for path in _images(folder, others)]
+        empty = {_text(folder.name) for folder in classes}
         empty -= {file.label for file in files if file.part == part}
         if empty and part == "train":
             found = ", ".join(f"{count} {ending}" for ending, count in others.items())
@@ -147,7 +146,7 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
         text = ", ".join(f"{count} {what}" for what, count in others.items())
         log.info("%s: files ignored: %s.", root, text)
     _check_classes(files, root, with_remarks)
-    return sorted(files, key=lambda f: (PARTS.index(f.part), f.label, _normal(f.path)))
+    return sorted(files, key=lambda f: (PARTS.index(f.part), f.label, _text(f.path)))
 
 
 def _check_classes(files: list[File], root: Path, with_remarks: bool) -> None:
@@ -182,8 +181,7 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
         return known.read_text()
     fingerprint = hashlib.sha256()
     for k, digest in in_parallel(_digest, files, "hashing files"):
-        text = f"{files[k].part}/{files[k].label}\0{digest}\n"
-        fingerprint.update(text.encode("utf-8", "surrogateescape"))
+        fingerprint.update(f"{files[k].part}/{files[k].label}\0{digest}\n".encode())
     known.parent.mkdir(parents=True, exist_ok=True)
     temporary = known.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(fingerprint.hexdigest()[:32])
@@ -326,8 +324,10 @@ def _endings() -> set[str]:
     return {ending for ending, name in formats.items() if name not in NOT_IMAGES}
 
 
-def _normal(path: Path) -> str:
-    return unicodedata.normalize("NFC", str(path))
+def _text(path: Path | str) -> str:
+    """Return a path in NFC, decoded as UTF-8 whatever the locale is."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
 
 
 def _some(names: set[str]) -> str:
