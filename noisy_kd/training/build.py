@@ -5,13 +5,11 @@ import inspect
 import logging
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -79,24 +77,9 @@ def data_module(config: Config) -> ImageDataModule:
     settings |= {"store": config.store} if "store" in inspect.signature(make).parameters else {}
     arguments = {k: v for k, v in settings.items() if k not in ("_target_", "name", "arguments")}
     module: ImageDataModule = make(**arguments)
-    downloads = module.download and make.prepare_data is not ImageDataModule.prepare_data
-    with _download_lock(module.root) if downloads else nullcontext():
-        module.prepare_data()
+    module.prepare_data()
     module.setup()
     return module
-
-
-@contextmanager
-def _download_lock(root: Path) -> Iterator[None]:
-    """Let one process download while the others wait; a folder without write access needs none."""
-    lock = FileLock(root / ".download.lock")
-    with suppress(OSError):
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any = None) -> None:
