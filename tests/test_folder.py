@@ -1,13 +1,16 @@
 """Folders of images: every format, size, mode and layout; what is wrong is named."""
 
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
+import time
 import unicodedata
 import zlib
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -430,6 +433,44 @@ def test_many_files_are_decoded_as_few_are(tmp_path, module, monkeypatch):
     module_of_many = ImageFolderDataModule(tmp_path, store=tmp_path / "other")
     module_of_many.setup()
     assert torch.equal(module_of_many.images.pixels, few.images.pixels)
+
+
+def peak_of_anonymous_memory(command, folder):
+    """Run a command; return the most bytes that its process held beside mapped files."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "noisy_kd", *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+    )
+    peak = 0
+    while running.poll() is None:
+        status = Path(f"/proc/{running.pid}/status").read_text()
+        peak = max(peak, *(int(kb) << 10 for kb in re.findall(r"RssAnon:\s+(\d+)", status)), 0)
+        time.sleep(0.01)
+    assert running.returncode == 0
+    return peak
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_images_are_trained_on_from_the_disk_and_need_no_memory(tmp_path):
+    """Ten times as many images, 1 GB, take hardly more anonymous memory."""
+    side, peaks = 512, []
+    for count in (65, 650):
+        root = write(tmp_path / f"{count}", count=1, ending="bmp", size=(side, side))
+        for name in ("cat", "dog"):
+            first = root / "train" / name / "0.bmp"
+            for k in range(1, count):
+                (root / "train" / name / f"{k}.bmp").hardlink_to(first)
+        nets = [f"{net}.layers=[C8(S8P0)@2-AP64(S64)]-FC2" for net in ("teacher", "student")]
+        epochs = ["teacher.max_epochs=1", "trainer.max_epochs=2", "data.batch_size=8"]
+        where = [f"data.root={root}", f"hydra.run.dir={tmp_path / f'run{count}'}", "trainer=cpu"]
+        command = ["train", "data=folder", *where, *nets, *epochs, "callbacks=quiet"]
+        peaks.append(peak_of_anonymous_memory(command, tmp_path))
+    images = 2 * 650 * side * side * 3
+    assert peaks[0] > 0
+    assert peaks[1] - peaks[0] < images / 8, [peak >> 20 for peak in peaks]
 
 
 def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, short, monkeypatch):
