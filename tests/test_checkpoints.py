@@ -105,11 +105,13 @@ def test_other_objects_beside_the_weights_are_ignored(reads, net, other):
     assert reads({"state_dict": weights, "callbacks": [other], "other": other})
 
 
-def test_safetensors_are_read(tmp_path, net):
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "bin"])
+def test_safetensors_are_read_whatever_the_ending(tmp_path, net, ending, reads):
     safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file(prefixed(net.state_dict(), "model."), tmp_path / "t.safetensors")
-    found = read_checkpoint(tmp_path / "t.safetensors", Wide())
+    safetensors.save_file(prefixed(net.state_dict(), "model."), tmp_path / f"t.{ending}")
+    found = read_checkpoint(tmp_path / f"t.{ending}", Wide())
     assert torch.equal(found["fc.weight"], net.fc.weight)
+    assert reads(net.state_dict(), f"torch.{ending}")
 
 
 def test_several_weights_are_named_and_one_is_chosen(reads, net):

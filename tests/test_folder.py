@@ -496,6 +496,13 @@ def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, s
         load_data(tmp_path)
     image.write_bytes(whole)
     load_data(tmp_path)
+    for part in ("train", "test"):  # the same images, but their class comes last
+        (root / part / "cat").rename(root / part / "zcat")
+    with pytest.raises(InputError, match="does not hold the images"):
+        load_data(tmp_path)
+    for part in ("train", "test"):
+        (root / part / "zcat").rename(root / part / "cat")
+    load_data(tmp_path)
     write(root, classes=("bird",))
     with pytest.raises(InputError, match="does not hold the images"):
         load_data(tmp_path)

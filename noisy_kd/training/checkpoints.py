@@ -98,16 +98,20 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
 def _load(file: Path, place: str) -> Any:
     """Return the content of a file: tensors, mappings, lists; other objects are left empty."""
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        with file.open("rb") as content:
+            if content.read(9)[8:] == b"{":  # safetensors, after the length of their header
+                from safetensors.torch import load_file
 
-            return load_file(file)
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of archives that are refused below
-                return torch.load(file, weights_only=True, map_location="cpu")
-        except pickle.UnpicklingError:  # it holds other objects, too
-            reader = SimpleNamespace(__name__="", Unpickler=_TensorsOnly, load=_load_pickle)
-            return torch.load(file, pickle_module=reader, weights_only=False, map_location="cpu")
+                return load_file(file)
+            content.seek(0)
+            try:
+                with warnings.catch_warnings(action="ignore"):  # of archives that are refused below
+                    return torch.load(content, weights_only=True, map_location="cpu")
+            except pickle.UnpicklingError:  # it holds other objects, too
+                content.seek(0)
+                reader = SimpleNamespace(__name__="", Unpickler=_TensorsOnly, load=_load_pickle)
+                options: dict[str, Any] = {"pickle_module": reader, "map_location": "cpu"}
+                return torch.load(content, weights_only=False, **options)
     except ImportError as error:
         raise InputError(f"{place} needs a package: pip install safetensors.") from error
     except Exception as error:  # torch raises many types; all mean an unusable file
