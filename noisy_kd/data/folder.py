@@ -109,7 +109,6 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
     Raises:
         InputError: if there are fewer than two classes, or their folders do not match.
     """
-    root = root.expanduser()
     if not root.is_dir():
         raise InputError(
             f"data.root={root}: there is no such folder. Name yours by data.root=FOLDER; the "
@@ -171,7 +170,6 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
     Their names do not count, but for the order. It is remembered in the store for files of the same
     sizes and times of change.
     """
-    root = root.expanduser()
     files = files or list_files(root)
     states = hashlib.sha256(str(DECODER).encode())
     for file in files:

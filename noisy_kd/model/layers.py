@@ -93,16 +93,16 @@ def teacher_channels(
     Raises:
         InputError: if mean or std has another number of values, or a std is not above 0.
     """
-    wanted = channels if channels > 1 else max(len(mean or [0]), len(std or [1]))
+    wanted = channels if channels > 1 else 3  # grey images are repeated
     for key, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) not in (1, wanted):
             raise InputError(
-                f"teacher.input.{key}={list(values)} has {len(values)} values: give 1"
-                f"{f' or {wanted}' if wanted > 1 else ''}, one for each channel."
+                f"teacher.input.{key}={list(values)} has {len(values)} values: give 1 or {wanted}, "
+                "one for each channel."
             )
     if min(std or [1]) <= 0:
         raise InputError(f"teacher.input.std={list(std or ())}: all values must be above 0.")
-    return wanted
+    return max(channels, len(mean or ()), len(std or ()))
 
 
 def set_dropout_generator(net: nn.Module, generator: torch.Generator | None) -> None:
