@@ -1,5 +1,7 @@
 """Networks outside the package, named by their import path."""
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch import nn
@@ -110,3 +112,45 @@ def colour(num_classes: int = 10):
     """Takes colour images of 16x16."""
     layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, num_classes))
     return nn.Sequential(*layers)
+
+
+class ModelOutput(OrderedDict):
+    """As transformers' class of this name: a mapping whose entries are attributes, too."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, key):
+        return super().__getitem__(key) if isinstance(key, str) else tuple(self.values())[key]
+
+
+class Transformers(nn.Module):
+    """A network as transformers' image classifiers: its logits are not the first entry."""
+
+    def __init__(self, num_labels: int = 10) -> None:
+        super().__init__()
+        self.hidden, self.classifier = nn.Linear(64, 32), nn.Linear(32, num_labels)
+
+    def forward(self, pixel_values, labels=None):
+        hidden = self.hidden(pixel_values.flatten(1)).relu()
+        return ModelOutput(hidden_states=(hidden,), logits=self.classifier(hidden))
+
+
+class Pair(nn.Module):
+    """Logits and features, as in mdistiller."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.hidden, self.fc = nn.Linear(64, 32), nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        features = self.hidden(x.flatten(1)).relu()
+        return self.fc(features), {"feats": [features]}
+
+
+def any_channels(num_classes):
+    """Takes images of any number of channels."""
+    return nn.Sequential(nn.AdaptiveAvgPool3d((1, 8, 8)), nn.Flatten(), nn.Linear(64, num_classes))

@@ -1,9 +1,12 @@
 """Weights as people save them: read, distinguished, or refused; and no code in them is run."""
 
 import functools
+import gzip
+import io
 import os
 import pathlib
 import pickle
+import zipfile
 
 import numpy as np
 import omegaconf
@@ -102,11 +105,13 @@ def test_other_objects_beside_the_weights_are_ignored(reads, net, other):
     assert reads({"state_dict": weights, "callbacks": [other], "other": other})
 
 
-def test_safetensors_are_read(tmp_path, net):
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "bin"])
+def test_safetensors_are_read_whatever_the_ending(tmp_path, net, ending, reads):
     safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file(prefixed(net.state_dict(), "model."), tmp_path / "t.safetensors")
-    found = read_checkpoint(tmp_path / "t.safetensors", Wide())
+    safetensors.save_file(prefixed(net.state_dict(), "model."), tmp_path / f"t.{ending}")
+    found = read_checkpoint(tmp_path / f"t.{ending}", Wide())
     assert torch.equal(found["fc.weight"], net.fc.weight)
+    assert reads(net.state_dict(), f"torch.{ending}")
 
 
 def test_several_weights_are_named_and_one_is_chosen(reads, net):
@@ -146,9 +151,66 @@ def test_what_does_not_fit_is_said_with_the_closest_names(tmp_path, net):
     why([1, 2], "holds no state dict")
     why(dict.fromkeys(weights, 3), "holds no state dict")
     why(nn.Linear(2, 2), "holds no state dict: save it by")
-    (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_checkpoint(tmp_path / "text.pt", Wide())
+    other_classes = {"fc.weight": torch.zeros(1000, 16), "fc.bias": torch.zeros(1000)}
+    why(weights | other_classes, r"1000 classes, the images have 10: .*your-own-images\.md")
+
+
+def written(content):
+    """The bytes of a file that torch.save writes."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def archive_of(name):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"t/{name}", "")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is empty"),
+        (b"hello", "is a text file, which begins with 'hello'"),
+        (b" <!DOCTYPE html>\n<html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "is a git-lfs pointer"),
+        (gzip.compress(b"weights"), "is a gzip archive"),
+        (archive_of("fc.npy"), r"is a zip archive, but no checkpoint of PyTorch: it holds fc\.npy"),
+        (archive_of("constants.pkl"), "is a TorchScript archive"),
+        (written({"fc.weight": torch.zeros(99)})[:-300], "is damaged, incomplete or"),
+        (b"\x08\x07\x12\x07pytorch", "is damaged, incomplete or of another format"),
+        (pickle.dumps({"fc.weight": torch.zeros(3)}), "is damaged, incomplete or"),
+        (None, "is a directory"),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else value,
+)
+def test_a_file_that_is_no_checkpoint_is_described(tmp_path, content, what, ending, recwarn):
+    file = tmp_path / f"t.{ending}"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{what}.*\. Expected: safetensors, or weights") as info:
+        read_checkpoint(file, Wide())
+    assert len(str(info.value)) < 400
+    assert "\n" not in str(info.value)
+    assert not recwarn
+    with pytest.raises(InputError, match="does not exist"):
+        read_checkpoint(tmp_path / "none.pt", Wide())
+
+
+def test_torchscript_is_refused_without_warnings(tmp_path, net, recwarn):
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "t.pt")
+    recwarn.clear()
+    with pytest.raises(InputError, match="is a TorchScript archive"):
+        read_checkpoint(tmp_path / "t.pt", Wide())
+    assert not recwarn
+
+
+def test_where_the_weights_lie_is_said(reads, net, caplog):
+    caplog.set_level("INFO")
+    assert reads({"state_dict": prefixed(net.state_dict(), "model."), "acc": 0.9})
+    assert "the weights at state_dict.model" in caplog.text
 
 
 def test_beside_a_network_in_the_notation_a_file_may_hold_others(tmp_path):

@@ -95,6 +95,19 @@ def test_mnist_and_folder(tmp_path):
     assert own.input_shape == (3, 18, 20)
 
 
+def test_a_root_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_mnist(tmp_path / "d")
+    write_folder(tmp_path / "pics")
+    for data in (
+        MNISTDataModule("~/d", val_size=40),
+        ImageFolderDataModule("~/pics", store="~/store"),
+    ):
+        data.prepare_data()
+        data.setup()
+    assert (tmp_path / "store").exists()
+
+
 def test_dataloaders_serve_ordinary_batches(digits):
     batches = list(digits.train_dataloader())
     assert sum(len(y) for _, y in batches) == 1257

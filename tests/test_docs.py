@@ -10,12 +10,16 @@ from importlib import import_module
 from itertools import pairwise
 
 import pytest
+import torch
+import torchvision
 import yaml
 from conftest import ROOT, run_here
+from image_files import write_folder
 
 import noisy_kd
 from noisy_kd.cli import main as cli
 from noisy_kd.cli.arguments import compose
+from noisy_kd.errors import InputError
 from noisy_kd.report import sweeps
 from noisy_kd.training.stages import run
 
@@ -138,6 +142,25 @@ def test_what_the_python_of_a_page_imports_is_there(page):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("noisy_kd"):
             for alias in node.names:
                 assert hasattr(import_module(node.module), alias.name), alias.name
+
+
+def test_the_teacher_of_other_classes_of_the_docs_is_fine_tuned(short, tmp_path, monkeypatch):
+    (block,) = python_of(ROOT / "docs" / "your-own-images.md")[:1]
+    (tmp_path / "my_nets.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    root = write_folder(tmp_path / "images", size=(32, 32))
+    teacher = ("model@teacher=module", "teacher._target_=my_nets.from_imagenet")
+    file = f"teacher.file={tmp_path / 'resnet18.pth'}"
+    settings = ("data=folder", f"data.root={root}", "student.layers=FC4-FC3", *teacher)
+    (result,) = run([short(*settings, file)], [tmp_path])
+    assert result["teacher_layers"].startswith("my_nets.from_imagenet(file=")
+    with pytest.raises(
+        InputError, match=r"fc\.weight .* It has 1000 classes, .* have 3: .*A teacher of"
+    ):
+        checkpoint = f"teacher.checkpoint={tmp_path / 'resnet18.pth'}"
+        torchvisions = ("model@teacher=torchvision", "teacher.name=resnet18")
+        run([short(*settings[:3], *torchvisions, checkpoint)], [tmp_path])
 
 
 def test_the_data_set_of_the_docs_is_trained_on(short, tmp_path, monkeypatch):

@@ -17,7 +17,9 @@ from noisy_kd.deploy.export import export
 from noisy_kd.deploy.formats import ENDINGS, runner
 from noisy_kd.deploy.predict import load
 from noisy_kd.errors import InputError
+from noisy_kd.model.network import network
 from noisy_kd.runs import load_preprocessing, load_student, read_result, write_result
+from noisy_kd.training.checkpoints import read_checkpoint
 from noisy_kd.training.finished import load_data, teacher_test_logits, untrained_teacher
 from noisy_kd.training.stages import run
 
@@ -58,6 +60,15 @@ def test_every_form_is_the_same_student(form, with_preprocessing, finished, tmp_
     ):
         assert fact in card
     assert any("teacher, torch, batch 64" in name for name in facts["latency"])
+
+
+@pytest.mark.parametrize("with_preprocessing", [False, True])
+def test_an_exported_student_is_a_teacher(with_preprocessing, finished, tmp_path):
+    file = tmp_path / "student.safetensors"
+    export(finished, "safetensors", with_preprocessing, output=file)
+    student = load_student(finished)
+    weights = read_checkpoint(file, network(read_result(finished)["student_layers"], (1, 8, 8)))
+    assert all(torch.equal(weights[name], w) for name, w in student.state_dict().items())
 
 
 def test_a_custom_preprocessing_is_loaded_and_exported(short, tmp_path):

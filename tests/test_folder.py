@@ -1,13 +1,21 @@
 """Folders of images: every format, size, mode and layout; what is wrong is named."""
 
+import os
+import re
 import shutil
 import struct
+import subprocess
+import sys
+import time
 import unicodedata
 import zlib
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from image_files import write_shapes
 from PIL import Image, PngImagePlugin
 
@@ -226,6 +234,29 @@ def test_class_names_with_spaces_accents_and_signs(tmp_path, module):
     assert module().classes == tuple(sorted(names))
 
 
+def test_class_names_do_not_depend_on_the_locale(tmp_path, module):
+    write(tmp_path, classes=("été", "zoo", "猫"))
+    (tmp_path / os.fsdecode(b"train/caf\xe9")).mkdir()  # latin-1
+    Image.new("L", (30, 20)).save(tmp_path / os.fsdecode(b"train/caf\xe9/0.png"))
+    here = module()
+    assert here.classes == ("caf\\xe9", "zoo", "été", "猫")
+    program = (
+        "from noisy_kd import ImageFolderDataModule as M\n"
+        f"data = M({str(tmp_path)!r}, store={str(tmp_path / 'other')!r})\n"
+        "data.setup()\n"
+        "print(ascii(data.classes), data.digest)"
+    )
+    locale = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | locale | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"{here.classes!a} {here.digest}"
+
+
 def test_unlabelled_images_have_no_class(tmp_path, module):
     write(tmp_path)
     (tmp_path / "unlabelled" / "x").mkdir(parents=True)
@@ -253,6 +284,15 @@ def test_a_class_that_only_one_part_has_is_named(tmp_path, module, part, caplog)
     write(tmp_path, classes=["extra"], count=1, part=part)
     with pytest.raises(InputError, match=f"{part} has the class extra, train has not"):
         module()
+
+
+def test_images_beside_the_class_folders_are_named(tmp_path, module, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path)
+    write(tmp_path, classes=(".",), count=3, part="val")
+    data = module(val_size=4)
+    assert len(data.val_rows) == 4
+    assert "files ignored: 3 images in val, but in no class folder" in caplog.text
 
 
 def test_images_of_several_sizes_are_named_with_what_to_type(tmp_path, module):
@@ -286,8 +326,44 @@ def test_all_broken_files_are_named_at_once_or_left_out(tmp_path, module, caplog
     assert "dog/2.jpg" in caplog.text
 
 
+def test_a_broken_link_is_a_broken_file(tmp_path, module):
+    write(tmp_path, count=7)
+    (tmp_path / "train" / "cat" / "x.png").symlink_to(tmp_path / "none.png")
+    with pytest.raises(InputError, match=r"x\.png cannot be read .*No such file or directory"):
+        module()
+    write(tmp_path, part="test")
+    assert len(module(on_error="skip").images) == 14
+    Image.fromarray(pixels(20, 30)).save(tmp_path / "none.png")
+    assert len(module().images) == 15
+
+
+def test_links_into_their_own_folder_are_not_followed(tmp_path, module):
+    write(tmp_path)
+    write(tmp_path / "else", classes=("owls",), count=4, part=".")
+    (tmp_path / "train" / "owl").symlink_to(tmp_path / "else" / "owls")
+    (tmp_path / "train" / "owl" / "self").symlink_to(".")
+    (tmp_path / "train" / "cat" / "up").symlink_to("..")
+    data = module()
+    assert data.classes == ("cat", "dog", "owl")
+    assert len(data.images) + len(data.test_images) == 12 + 4
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_a_very_large_image_is_read_or_refused_in_one_line(tmp_path, module, side, recwarn):
+    write(tmp_path)
+    Image.new("1", (side, 10_000)).save(tmp_path / "train" / "cat" / "slide.png")
+    refused = pytest.raises(
+        InputError, match=r"slide\.png .*more than 178,956,970 pixels: scale it"
+    )
+    with refused if side > 10_000 else nullcontext():
+        module(size=8)
+    assert not recwarn
+
+
 def test_folders_without_images_or_classes_are_refused(tmp_path, module):
-    with pytest.raises(InputError, match="there is no such folder"):
+    with pytest.raises(
+        InputError, match=r"no such folder\. .*default is \$NOISY_KD_DATA or \./data"
+    ):
         module(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"needs two classes at least.*found: none"):
         module()
@@ -339,6 +415,17 @@ def test_images_are_decoded_once_and_again_when_a_file_changes(tmp_path, module,
     assert len(decoded) == 24
 
 
+def test_a_renamed_file_is_the_same_image_unless_the_order_changes(tmp_path, module):
+    write(tmp_path)
+    first = module()
+    cat = tmp_path / "train" / "cat"
+    (cat / "5.png").rename(cat / "6.jpg")
+    (cat / "0.png").rename(cat / "00.png")
+    assert module().digest == first.digest
+    (cat / "6.jpg").rename(cat / "000.jpg")
+    assert module().digest != first.digest
+
+
 def test_many_files_are_decoded_as_few_are(tmp_path, module, monkeypatch):
     write(tmp_path)
     few = module()
@@ -348,14 +435,56 @@ def test_many_files_are_decoded_as_few_are(tmp_path, module, monkeypatch):
     assert torch.equal(module_of_many.images.pixels, few.images.pixels)
 
 
-def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, short):
+def peak_of_anonymous_memory(command, folder):
+    """Run a command; return the most bytes that its process held beside mapped files."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "noisy_kd", *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+    )
+    peak = 0
+    while running.poll() is None:
+        status = Path(f"/proc/{running.pid}/status").read_text()
+        peak = max(peak, *(int(kb) << 10 for kb in re.findall(r"RssAnon:\s+(\d+)", status)), 0)
+        time.sleep(0.01)
+    assert running.returncode == 0
+    return peak
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_images_are_trained_on_from_the_disk_and_need_no_memory(tmp_path):
+    """Ten times as many images, 1 GB, take hardly more anonymous memory."""
+    side, peaks = 512, []
+    for count in (65, 650):
+        root = write(tmp_path / f"{count}", count=1, ending="bmp", size=(side, side))
+        for name in ("cat", "dog"):
+            first = root / "train" / name / "0.bmp"
+            for k in range(1, count):
+                (root / "train" / name / f"{k}.bmp").hardlink_to(first)
+        nets = [f"{net}.layers=[C8(S8P0)@2-AP64(S64)]-FC2" for net in ("teacher", "student")]
+        epochs = ["teacher.max_epochs=1", "trainer.max_epochs=2", "data.batch_size=8"]
+        where = [f"data.root={root}", f"hydra.run.dir={tmp_path / f'run{count}'}", "trainer=cpu"]
+        command = ["train", "data=folder", *where, *nets, *epochs, "callbacks=quiet"]
+        peaks.append(peak_of_anonymous_memory(command, tmp_path))
+    images = 2 * 650 * side * side * 3
+    assert peaks[0] > 0
+    assert peaks[1] - peaks[0] < images / 8, [peak >> 20 for peak in peaks]
+
+
+def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, short, monkeypatch):
+    """The settings name the folder from where the training started; any other place will do."""
     from noisy_kd.training.finished import load_data
+
+    monkeypatch.chdir(tmp_path)
 
     root = write(tmp_path / "images", count=20)
     write(root, count=4, part="test")
     nets = ("student.layers=FC4-FC2", "teacher.layers=FC8-FC2")
-    config = short("data=folder", f"data.root={root}", "++data.size=8", *nets)
+    config = short("data=folder", "data.root=images", "++data.size=8", *nets)
     run([config], [tmp_path])
+    monkeypatch.chdir("/")
     assert load_data(tmp_path).input_shape == (3, 8, 8)
     image = root / "test" / "cat" / "0.png"
     whole = image.read_bytes()
@@ -366,6 +495,13 @@ def test_a_student_trains_on_a_folder_and_changed_images_are_noticed(tmp_path, s
     with pytest.raises(InputError, match="does not hold the images"):
         load_data(tmp_path)
     image.write_bytes(whole)
+    load_data(tmp_path)
+    for part in ("train", "test"):  # the same images, but their class comes last
+        (root / part / "cat").rename(root / part / "zcat")
+    with pytest.raises(InputError, match="does not hold the images"):
+        load_data(tmp_path)
+    for part in ("train", "test"):
+        (root / part / "zcat").rename(root / part / "cat")
     load_data(tmp_path)
     write(root, classes=("bird",))
     with pytest.raises(InputError, match="does not hold the images"):

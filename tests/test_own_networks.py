@@ -1,19 +1,25 @@
 """Any module as teacher and as student, by its import path."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch import nn
 
 import noisy_kd
 from noisy_kd.cli.arguments import compose
+from noisy_kd.data import preprocessing
 from noisy_kd.deploy import export as exporting
 from noisy_kd.deploy.export import export
 from noisy_kd.deploy.formats import load_safetensors
+from noisy_kd.deploy.predict import predict
 from noisy_kd.errors import InputError
+from noisy_kd.evaluation.evaluate import evaluate
 from noisy_kd.method.methods import logit_regression
 from noisy_kd.model import complexity
 from noisy_kd.model.network import (
@@ -93,7 +99,11 @@ def test_wrong_arguments_are_refused(arguments, why):
         ("own_nets.SHAPELESS", "no class or function"),
         ("own_nets.wrong", "logits of shape"),
         ("own_nets.nothing", r"no torch\.nn\.Module"),
-        ("torchvision.models.resnet18", "does not fit images of 1x8x8"),
+        (
+            "torchvision.models.resnet18",
+            r"does not fit images of 1x8x8: .* 3 channels, .*\. For a teacher of other images set "
+            r"teacher\.input\.size, or three values in teacher\.input\.mean",
+        ),
     ],
 )
 def test_what_is_no_fitting_network_is_refused(path, why):
@@ -120,6 +130,36 @@ def test_logits_may_come_in_a_tuple_a_mapping_or_an_object():
     for output in (None, (), {"scores": logits}, ["logits"]):
         with pytest.raises(TypeError, match="must return logits"):
             logits_of(output)
+
+
+def test_a_transformers_model_is_a_teacher(short, tmp_path):
+    target = "own_nets.Transformers"
+    teacher = (*own(target, "teacher"), "teacher.num_labels=10", "teacher.max_epochs=20")
+    (result,) = run([short(*teacher, "teacher.lr=0.01")], [tmp_path])
+    assert result["teacher_test_error"] < 0.3
+    net = instantiate(target, SHAPE, 10)
+    x = torch.rand(2, *SHAPE)
+    assert torch.equal(net(x), net.forward(x).logits)
+    torch.save(
+        {"state_dict": {f"model.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "t.pt"
+    )
+    found = read_checkpoint(tmp_path / "t.pt", instantiate(target, SHAPE, 10, seed=1))
+    assert torch.equal(found["hidden.weight"], net.hidden.weight)
+
+
+@pytest.mark.parametrize("target", ["own_nets.Pair", "own_nets.Transformers"])
+def test_a_student_that_returns_more_than_logits_is_exported_and_evaluated(target, short, tmp_path):
+    (result,) = run([short(*own(target))], [tmp_path])
+    clean = evaluate(tmp_path, ["clean"])["clean"]
+    assert clean["error"] == pytest.approx(result["test_error"])
+    for form in ("onnx", "torch_export"):
+        facts = export(tmp_path, form)
+        assert facts["exported"]["errors"] == facts["original_errors"]
+        assert facts["original_errors"] == round(result["test_error"] * result["test_size"])
+    digit = Image.fromarray((load_digits().images[0] * 15).astype(np.uint8))
+    digit.save(tmp_path / "0.png")
+    (answer,) = predict(tmp_path, [tmp_path / "0.png"])
+    assert answer["classes"][0] in result["classes"]
 
 
 def test_networks_of_different_structure_have_different_names_in_the_store():
@@ -358,6 +398,36 @@ def test_a_teacher_of_larger_colour_images(short, tmp_path):
     bigger += ("teacher.input.std=[0.2,0.2,0.2]", "teacher._target_=own_nets.colour")
     (result,) = run([short("model@teacher=module", *bigger)], [tmp_path])
     assert result["teacher_val_error"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("channels", "key", "value", "why"),
+    [
+        (3, "mean", "[0.5,0.5]", r"mean=\[0\.5, 0\.5\] has 2 values: give 1 or 3"),
+        (3, "std", "[]", r"std=\[\] has 0 values"),
+        (3, "std", "[0.2,0,0.2]", "all values must be above 0"),
+        (1, "std", "[0.5,0.5]", r"std=\[0\.5, 0\.5\] has 2 values: give 1 or 3"),
+        (1, "std", "[0.5]", None),
+        (1, "std", "[0.5,0.5,0.5]", None),
+        (3, "mean", "[0.5]", None),
+        (3, "mean", "[0.5,0.5,0.5]", None),
+    ],
+)
+def test_a_teachers_pixels_have_a_value_for_each_channel(channels, key, value, why, short):
+    config = short("model@teacher=module", "teacher._target_=own_nets.any_channels")
+    setattr(config.teacher.input, key, json.loads(value))
+    data = SimpleNamespace(
+        input_shape=(channels, 8, 8), classes=range(10), preprocessing=preprocessing.Scale()
+    )
+    with pytest.raises(InputError, match=why) if why else nullcontext():
+        (teacher,) = build.teachers(config, data)
+        assert teacher(torch.zeros(2, channels, 8, 8)).shape == (2, 10)
+
+
+def test_a_teachers_mean_and_std_have_the_same_length(short):
+    values = ("teacher.input.mean=[0.5,0.5,0.5]", "teacher.input.std=[0.2,0.2]")
+    with pytest.raises(InputError, match=r"std=\[0\.2, 0\.2\] has 2 values: give 1 or 3"):
+        prepare([short(*values)])
 
 
 def test_hints_between_modules_by_their_names(short, tmp_path):

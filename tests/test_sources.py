@@ -1,6 +1,8 @@
 """The sources read files in the published formats, and refuse damaged ones."""
 
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -132,6 +134,21 @@ def test_a_download_that_fails_says_where_the_files_must_lie(tmp_path, monkeypat
     monkeypatch.setattr("torchvision.datasets.utils.download_url", no_network)
     with pytest.raises(InputError, match=rf"no route to host.*must lie at {tmp_path}"):
         getattr(sources, f"download_{name}")(tmp_path)
+
+
+def test_one_process_downloads_while_others_wait(tmp_path, monkeypatch):
+    at_once, events = [0], []
+
+    def download(root, **_):
+        at_once[0] += 1
+        events.append(at_once[0])
+        time.sleep(0.05)
+        at_once[0] -= 1
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", download)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(sources.download_mnist, [tmp_path / "data"] * 4))
+    assert events == [1, 1, 1, 1]
 
 
 def generator():

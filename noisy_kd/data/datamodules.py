@@ -69,7 +69,7 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.views = views or self.own_views
-        self.root, self.download = Path(root), download
+        self.root, self.download = Path(root).expanduser(), download
         self.batch_size, self.val_size = batch_size, val_size
         self.subset, self.seed = subset, seed
         self.label_noise, self.source = label_noise, source
@@ -321,7 +321,8 @@ class ImageFolderDataModule(ImageDataModule):
             raise InputError(f"data.size={size} must be a number of pixels, or [HEIGHT, WIDTH].")
         if on_error not in ("fail", "skip"):
             raise InputError(f"data.on_error={on_error} must be fail or skip.")
-        self.size, self.on_error, self.store = size, on_error, Path(store)
+        self.size, self.on_error = size, on_error
+        self.store = Path(store).expanduser()
 
     def read(self) -> Source:
         from noisy_kd.data import folder

@@ -7,7 +7,9 @@ Colour profiles are not applied.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ NOT_IMAGES = {"EPS", "WMF", "GRIB", "HDF5", "BUFR", "MPEG"}
 
 GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F")
 BITS = (8, 10, 12, 14, 16)
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of an image; larger ones Pillow refuses
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # bytes, of colour profiles
 
 
@@ -105,31 +108,26 @@ def decode(file: Path, pixels: Pixels) -> Array:
         return np.array(image, dtype=np.uint8).reshape(image.height, image.width, pixels.channels)
 
 
-class _opened:  # noqa: N801 - a context manager, read as a phrase
-    """An image file, whose errors become one line."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> Image.Image:
-        Image.init()
-        formats = [name for name in Image.ID if name not in NOT_IMAGES]
-        try:
-            self.image = Image.open(self.file, formats=formats)
-        except Exception as error:
-            raise self._unreadable(error) from error
-        return self.image
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        self.image.close()
-        if isinstance(error, Exception) and not isinstance(error, InputError):
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> InputError:
-        why = " ".join(str(error).split()) or type(error).__name__
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """Open an image file; any error, also while its pixels are read, becomes one line."""
+    Image.init()
+    formats = [name for name in Image.ID if name not in NOT_IMAGES]
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = Image.open(file, formats=formats)
+        with image:
+            yield image
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises many types for damaged files
+        text = getattr(error, "strerror", None) or str(error)
+        why = " ".join(text.split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             why = "no image format that Pillow reads"
-        return InputError(f"{self.file} cannot be read as an image ({why[:120]}).")
+        if isinstance(error, Image.DecompressionBombError):
+            why = f"it has more than {MOST_PIXELS:,} pixels: scale it down or cut it into tiles"
+        raise InputError(f"{file} cannot be read as an image ({why[:120]}).") from error
 
 
 def _has_alpha(image: Image.Image) -> bool:

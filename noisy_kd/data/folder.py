@@ -37,7 +37,7 @@ ALIASES = {
 }
 PARTS = ("train", "val", "unlabelled", "test")
 IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
-DECODER = 2  # raise it when a change here or in decode.py alters pixels or facts
+DECODER = 3  # raise it when a change here or in decode.py alters pixels, facts or fingerprints
 SHOWN = 10  # broken files that a message names
 TEST_SHARE = 5  # a fifth is the test set where the folder has none
 
@@ -109,9 +109,11 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
     Raises:
         InputError: if there are fewer than two classes, or their folders do not match.
     """
-    root = root.expanduser()
     if not root.is_dir():
-        raise InputError(f"data.root={root}: there is no such folder.")
+        raise InputError(
+            f"data.root={root}: there is no such folder. Name yours by data.root=FOLDER; the "
+            "default is $NOISY_KD_DATA or ./data."
+        )
     folders = {entry.name: entry for entry in _entries(root) if entry.is_dir()}
     parts = {ALIASES[n.lower()]: path for n, path in folders.items() if n.lower() in ALIASES}
     if "train" not in parts and {"val", "test"} & parts.keys():
@@ -129,9 +131,8 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
         else:
             continue
         for folder in classes:
-            name = unicodedata.normalize("NFC", folder.name)
-            files += [File(path, part, name) for path in _images(folder, others)]
-        empty = {unicodedata.normalize("NFC", folder.name) for folder in classes}
+            files += [File(path, part, _text(folder.name)) for path in _images(folder, others)]
+        empty = {_text(folder.name) for folder in classes}
         empty -= {file.label for file in files if file.part == part}
         if empty and part == "train":
             found = ", ".join(f"{count} {ending}" for ending, count in others.items())
@@ -139,12 +140,12 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
             raise InputError(f"data.root={root}: no images of {_some(empty)}{hint}.")
     for folder in {root, *(path for part, path in parts.items() if part != "unlabelled")}:
         loose = sum(p.is_file() and p.suffix.lower() in _endings() for p in _entries(folder))
-        others.update({"images in no class folder": loose} if loose else {})
+        others.update({f"images in {folder.name}, but in no class folder": loose} if loose else {})
     if others and with_remarks:
         text = ", ".join(f"{count} {what}" for what, count in others.items())
         log.info("%s: files ignored: %s.", root, text)
     _check_classes(files, root, with_remarks)
-    return sorted(files, key=lambda f: (PARTS.index(f.part), f.label, _normal(f.path)))
+    return sorted(files, key=lambda f: (PARTS.index(f.part), f.label, _text(f.path)))
 
 
 def _check_classes(files: list[File], root: Path, with_remarks: bool) -> None:
@@ -164,24 +165,21 @@ def _check_classes(files: list[File], root: Path, with_remarks: bool) -> None:
 
 
 def content_digest(root: Path, store: Path, files: list[File] | None = None) -> str:
-    """Return a fingerprint of the names and the content of all image files below a folder.
+    """Return a fingerprint of all image files below a folder: content, class, part and order.
 
-    It is remembered in the store for files of the same sizes and times of change.
+    Their names do not count, but for the order. It is remembered in the store for files of the same
+    sizes and times of change.
     """
-    root = root.expanduser()
     files = files or list_files(root)
-    states = hashlib.sha256()
+    states = hashlib.sha256(str(DECODER).encode())
     for file in files:
-        stat = file.path.stat()
-        state = (file.path, file.part, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        states.update(repr(state).encode())
+        states.update(repr((file.path, file.part, *_state(file.path))).encode())
     known = store / "folders" / states.hexdigest()[:32]
     if known.exists():
         return known.read_text()
     fingerprint = hashlib.sha256()
     for k, digest in in_parallel(_digest, files, "hashing files"):
-        name = f"{files[k].part}/{files[k].label}/{_normal(files[k].path.relative_to(root))}"
-        fingerprint.update(f"{name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+        fingerprint.update(f"{files[k].part}/{files[k].label}\0{digest}\n".encode())
     known.parent.mkdir(parents=True, exist_ok=True)
     temporary = known.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(fingerprint.hexdigest()[:32])
@@ -276,31 +274,47 @@ def _first(errors: Collection[InputError]) -> str:
     return shown + (f" And {len(errors) - SHOWN} more." if len(errors) > SHOWN else "")
 
 
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content; nothing for a broken link, which is no image."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def _digest(file: File) -> str:
-    with file.path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    try:
+        with file.path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"  # it is named when it is decoded
 
 
 def _entries(folder: Path) -> list[Path]:
     """Return what is in a folder, without hidden files and those of operating systems."""
-    return sorted(
-        p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in IGNORED
-    )
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise _unreadable(error) from error
+    return [p for p in paths if not p.name.startswith(".") and p.name not in IGNORED]
+
+
+def _unreadable(error: OSError) -> InputError:
+    return InputError(f"the folder {error.filename} cannot be read ({error.strerror}).")
 
 
 def _images(folder: Path, others: Counter[str]) -> Iterator[Path]:
     """Return the image files at any depth of a folder, by their endings; count the others."""
     endings = _endings()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [n for n in folders if not n.startswith(".") and n not in IGNORED]
-        for name in names:
-            if name.startswith(".") or name in IGNORED:
-                continue
-            ending = os.path.splitext(name)[1].lower()
-            if ending in endings:
-                yield Path(place, name)
-            else:
-                others[ending or "without ending"] += 1
+    for path in _entries(folder):
+        if path.is_dir():
+            into_itself = path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
+            yield from () if into_itself else _images(path, others)
+        elif (ending := path.suffix.lower()) in endings:
+            yield path
+        else:
+            others[ending or "without ending"] += 1
 
 
 def _endings() -> set[str]:
@@ -308,8 +322,10 @@ def _endings() -> set[str]:
     return {ending for ending, name in formats.items() if name not in NOT_IMAGES}
 
 
-def _normal(path: Path) -> str:
-    return unicodedata.normalize("NFC", str(path))
+def _text(path: Path | str) -> str:
+    """Return a path in NFC, decoded as UTF-8 whatever the locale is."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
 
 
 def _some(names: set[str]) -> str:

@@ -3,12 +3,14 @@
 Shapes: N images, C channels, H x W pixels; labels are int64 in [0, classes).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from noisy_kd.errors import InputError
@@ -74,7 +76,7 @@ def download_mnist(root: Path) -> None:
     """
     from torchvision.datasets import MNIST
 
-    with _reading("MNIST", MNIST_FILES.format(root)):
+    with _download("MNIST", root, MNIST_FILES):
         MNIST(str(root), download=True)
 
 
@@ -86,7 +88,7 @@ def download_cifar10(root: Path) -> None:
     """
     from torchvision.datasets import CIFAR10
 
-    with _reading("CIFAR-10", CIFAR10_FILES.format(root)):
+    with _download("CIFAR-10", root, CIFAR10_FILES):
         CIFAR10(str(root), download=True)
 
 
@@ -99,7 +101,7 @@ def download_svhn(root: Path) -> None:
     from torchvision.datasets import SVHN
     from torchvision.datasets.utils import download_url
 
-    with _reading("SVHN", SVHN_FILES.format(root)):
+    with _download("SVHN", root, SVHN_FILES):
         for url, filename, md5 in SVHN.split_list.values():
             if not (root / filename).exists():
                 download_url(url, str(root), filename, md5)
@@ -196,24 +198,33 @@ def _largest_remainder(quota: Tensor, size: int) -> Tensor:
     return whole
 
 
-class _reading:  # noqa: N801 - a context manager, read as a phrase
+@contextmanager
+def _reading(name: str, where: str) -> Iterator[None]:
     """Turn what goes wrong while files are read into one line that says where they must lie."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # torchvision and SciPy raise a dozen types for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{name} is missing or damaged ({reason[:200]}). The files must lie at {where}: put "
+            "them there, or delete what is there and let data.download=true fetch them."
+        ) from error
 
-    def __init__(self, name: str, where: str) -> None:
-        self.name, self.where = name, where
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        # torchvision and SciPy raise a dozen kinds for missing, truncated and changed files.
-        if isinstance(error, Exception) and not isinstance(error, InputError):
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(
-                f"{self.name} is missing or damaged ({reason[:200]}). The files must lie at "
-                f"{self.where}: put them there, or delete what is there and let "
-                "data.download=true fetch them."
-            ) from error
+@contextmanager
+def _download(name: str, root: Path, files: str) -> Iterator[None]:
+    """Let one process download while the others wait; a folder without write access needs none."""
+    lock = FileLock(root / ".download.lock")
+    with suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        with _reading(name, files.format(root)):
+            yield
+    finally:
+        lock.release()
 
 
 def _checked(name: str, source: Source, shape: tuple[int, ...], where: str) -> Source:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from noisy_kd.errors import InputError
+
 
 class Dropout(nn.Dropout):
     """Dropout that draws its mask from ``generator``; None is torch's global generator.
@@ -81,6 +83,26 @@ class TeacherInput(nn.Module):
     def extra_repr(self) -> str:
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
         return f"size={self.size}, mean={mean}, std={std}"
+
+
+def teacher_channels(
+    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> int:
+    """Return how many channels a :class:`TeacherInput` gives images of so many.
+
+    Raises:
+        InputError: if mean or std has another number of values, or a std is not above 0.
+    """
+    wanted = channels if channels > 1 else 3  # grey images are repeated
+    for key, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) not in (1, wanted):
+            raise InputError(
+                f"teacher.input.{key}={list(values)} has {len(values)} values: give 1 or {wanted}, "
+                "one for each channel."
+            )
+    if min(std or [1]) <= 0:
+        raise InputError(f"teacher.input.std={list(std or ())}: all values must be above 0.")
+    return max(channels, len(mean or ()), len(std or ()))
 
 
 def set_dropout_generator(net: nn.Module, generator: torch.Generator | None) -> None:

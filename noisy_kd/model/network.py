@@ -83,8 +83,9 @@ def instantiate(
 ) -> nn.Module:
     """Return the network that a class or function makes; the seed decides its initial weights.
 
-    ``num_classes`` is passed to it if it takes that. Its dropout layers become this project's, so
-    that networks side by side do not disturb each other's draws.
+    ``num_classes`` is passed to it if it takes that. What it returns becomes its logits, by
+    :func:`logits_of`. Its dropout layers become this project's, so that networks side by side do
+    not disturb each other's draws.
 
     Raises:
         InputError: if it cannot be imported or called, or does not fit the images or the classes.
@@ -94,13 +95,17 @@ def instantiate(
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, Dropout(child.p))
+    net.register_forward_hook(_only_logits)
     try:
         with torch.no_grad(), seeded(seed):  # a lazy module draws its weights now
-            logits = tuple(logits_of(net.eval()(torch.zeros(1, *input_shape))).shape)
-            logits_of(copy.deepcopy(net).train()(torch.zeros(2, *input_shape)))
+            logits = tuple(net.eval()(torch.zeros(1, *input_shape)).shape)
+            copy.deepcopy(net).train()(torch.zeros(2, *input_shape))
     except Exception as error:  # whatever it raises on images that it was not made for
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{target} does not fit images of {_size(input_shape)}: {why}") from error
+        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".!")
+        raise InputError(
+            f"{target} does not fit images of {_size(input_shape)}: {why}. For a teacher of other "
+            "images set teacher.input.size, or three values in teacher.input.mean for RGB."
+        ) from error
     if len(logits) != 2 or logits[1] != classes:
         raise InputError(f"{target} gives {logits} for one image: logits of shape (1, {classes}).")
     return net.train()
@@ -128,6 +133,10 @@ def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) ->
     if not isinstance(net, nn.Module):
         raise InputError(f"{target} makes {type(net).__name__}, which is no torch.nn.Module.")
     return net
+
+
+def _only_logits(_: nn.Module, __: Any, output: Any) -> Tensor:
+    return logits_of(output)
 
 
 def logits_of(output: Any) -> Tensor:

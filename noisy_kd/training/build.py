@@ -5,14 +5,12 @@ import inspect
 import logging
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -29,7 +27,7 @@ from noisy_kd.method import Method
 from noisy_kd.model import network as networks
 from noisy_kd.model import notation
 from noisy_kd.model.device import choose_device
-from noisy_kd.model.layers import TeacherInput
+from noisy_kd.model.layers import TeacherInput, teacher_channels
 from noisy_kd.model.network import instantiate
 from noisy_kd.runs.identity import resolved_precision
 from noisy_kd.training import numerics as numerics_of
@@ -85,24 +83,9 @@ def data_module(config: Config) -> ImageDataModule:
     settings |= {"store": config.store} if "store" in inspect.signature(make).parameters else {}
     arguments = {k: v for k, v in settings.items() if k not in NOT_ARGUMENTS}
     module: ImageDataModule = make(**arguments)
-    downloads = module.download and make.prepare_data is not ImageDataModule.prepare_data
-    with _download_lock(module.root) if downloads else nullcontext():
-        module.prepare_data()
+    module.prepare_data()
     module.setup()
     return module
-
-
-@contextmanager
-def _download_lock(root: Path) -> Iterator[None]:
-    """Let one process download while the others wait; a folder without write access needs none."""
-    lock = FileLock(root / ".download.lock")
-    with suppress(OSError):
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any = None) -> None:
@@ -185,7 +168,7 @@ def teachers(config: Config, data: ImageDataModule) -> list[nn.Module]:
     if wanted == Input():
         return [network(spec, data.input_shape, classes, seed) for spec in config.teachers]
     channels, height, width = data.input_shape
-    channels = len(wanted.mean or wanted.std or ()) or channels
+    channels = teacher_channels(channels, wanted.mean, wanted.std)
     shape = (channels, wanted.size or height, wanted.size or width)
     nets = [network(spec, shape, classes, seed) for spec in config.teachers]
     to_pixels = _undo(data.preprocessing)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import pickle
 import re
+import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +21,24 @@ from torch import Tensor, nn
 
 from noisy_kd.errors import InputError
 
+log = logging.getLogger(__name__)
+
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 """What DataParallel, DDP and torch.compile add to names."""
 
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
 """Last parts of names that may be missing or left over: BatchNorm's counters, profilers' results"""
+
+EXPECTED = "safetensors, or weights saved by torch.save(net.state_dict(), FILE)"
+OTHER_CLASSES = (
+    'replace its last layer, as docs/your-own-images.md shows ("A teacher of other classes")'
+)
+STARTS = {
+    b"version https://git-lfs": "is a git-lfs pointer instead of the file: run git lfs pull",
+    b"<": "is a web page (HTML or XML): download the file that it leads to",
+    b"\x1f\x8b": "is a gzip archive: unpack it",
+}
+"""What files that are no checkpoints begin with."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,8 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
             f"{place} holds several weights that fit the teacher: {keys}; choose by "
             "teacher.checkpoint_key=..."
         )
+    if first.key:
+        log.info("%s: the weights at %s.", place, first.key)
     for name, value in first.weights.items():
         if not value.isfinite().all():
             raise InputError(f"{place}: {name} holds values that are not finite.")
@@ -79,23 +98,51 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
 def _load(file: Path, place: str) -> Any:
     """Return the content of a file: tensors, mappings, lists; other objects are left empty."""
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        with file.open("rb") as content:
+            if content.read(9)[8:] == b"{":  # safetensors, after the length of their header
+                from safetensors.torch import load_file
 
-            return load_file(file)
-        try:
-            return torch.load(file, weights_only=True, map_location="cpu")
-        except pickle.UnpicklingError:  # it holds other objects, too
-            reader = SimpleNamespace(__name__="", Unpickler=_TensorsOnly, load=_load_pickle)
-            return torch.load(file, pickle_module=reader, weights_only=False, map_location="cpu")
+                return load_file(file)
+            content.seek(0)
+            try:
+                with warnings.catch_warnings(action="ignore"):  # of archives that are refused below
+                    return torch.load(content, weights_only=True, map_location="cpu")
+            except pickle.UnpicklingError:  # it holds other objects, too
+                content.seek(0)
+                reader = SimpleNamespace(__name__="", Unpickler=_TensorsOnly, load=_load_pickle)
+                options: dict[str, Any] = {"pickle_module": reader, "map_location": "cpu"}
+                return torch.load(content, weights_only=False, **options)
     except ImportError as error:
         raise InputError(f"{place} needs a package: pip install safetensors.") from error
     except Exception as error:  # torch raises many types; all mean an unusable file
-        why = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"{place} cannot be read ({type(error).__name__}: {why}): save it by "
-            "torch.save(net.state_dict(), FILE)."
-        ) from error
+        raise InputError(f"{place} {_content(file, error)}. Expected: {EXPECTED}.") from error
+
+
+def _content(file: Path, error: Exception) -> str:
+    """Return what lies at the path of a checkpoint that cannot be read."""
+    if not file.exists():
+        return "does not exist"
+    if file.is_dir():
+        return "is a directory"
+    with suppress(OSError):
+        with file.open("rb") as content:
+            head = content.read(512)
+        for start, what in STARTS.items():
+            if head.lstrip().startswith(start):
+                return what
+        if not head:
+            return "is empty"
+        if zipfile.is_zipfile(file):
+            names = [Path(name).name for name in zipfile.ZipFile(file).namelist()]
+            if "constants.pkl" in names:
+                return "is a TorchScript archive: save torch.jit.load(FILE).state_dict() of it"
+            return (
+                f"is a zip archive, but no checkpoint of PyTorch: it holds {', '.join(names[:3])}"
+            )
+        if head.isascii() and (text := " ".join(head.decode().split())).isprintable():
+            return f"is a text file, which begins with {text[:40]!r}"
+    why = " ".join(str(error).split())[:120]
+    return f"is damaged, incomplete or of another format ({type(error).__name__}: {why})"
 
 
 class _Empty:
@@ -196,11 +243,15 @@ def _why(found: Mapping[str, Mapping[str, Tensor]], net: nn.Module) -> str:
             if len(missing) < len(misses) or not closest:
                 closest, prefix, misses = given, candidate, missing
     closest = closest or max(cleaned.values(), key=len)
-    for name, value in expected.items():
-        there = closest.get(prefix + name)
-        if there is not None and there.shape != value.shape:
-            shapes = f"{tuple(value.shape)}, the file has {tuple(there.shape)}"
-            return f"{name} should be {shapes}."
+    there = {name: closest[prefix + name] for name in expected if prefix + name in closest}
+    others = [name for name, value in there.items() if value.shape != expected[name].shape]
+    if others:
+        ours, theirs = (tuple(tensors[others[0]].shape) for tensors in (expected, there))
+        why = f"{others[0]} should be {ours}, the file has {theirs}."
+        is_one_layer = len({name.rpartition(".")[0] for name in others}) == 1
+        if is_one_layer and ours[1:] == theirs[1:] and not misses:
+            why += f" It has {theirs[0]} classes, the images have {ours[0]}: {OTHER_CLASSES}."
+        return why
     if misses:
         near = ", ".join(difflib.get_close_matches(misses[0], closest, 3, 0))
         return f"the file has no {misses[0]}; the closest of its {len(closest)} names: {near}."

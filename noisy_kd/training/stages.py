@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -222,7 +222,10 @@ def keep(
     state = {name: tensor.cpu() for name, tensor in preprocessing.state_dict().items()}
     content = {"kind": kind_of(preprocessing), "state": state}
     torch.save(content, directory / "preprocessing.pt")
-    OmegaConf.save(OmegaConf.structured(config), directory / "config.yaml")
+    # The run is evaluated and exported from any folder.
+    root = config.data.root and os.path.abspath(config.data.root)
+    placed = replace(config, data=replace(config.data, root=root))
+    OmegaConf.save(OmegaConf.structured(placed), directory / "config.yaml")
     runs.write_result(directory, result)
     (directory / "last.ckpt").unlink(missing_ok=True)
 
