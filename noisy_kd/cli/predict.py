@@ -5,6 +5,8 @@ the training were. Files that cannot be read are named, and the exit code is the
 """
 
 import argparse
+import csv
+import json
 import sys
 from pathlib import Path
 
@@ -21,13 +23,25 @@ def main() -> None:
     options = parser.parse_args()
     if options.top < 1:
         raise InputError(f"--top {options.top} must be at least 1.")
-    from noisy_kd.deploy.predict import predict, write
+    if missing := [str(file) for file in options.images if not file.exists()]:
+        raise InputError(f"there is no {', no '.join(missing)}: name image files.")
+    from noisy_kd.deploy.predict import predict
 
     answers = list(predict(options.model, options.images, options.top))
-    write(answers, options.format)
-    broken = [answer["error"] for answer in answers if "error" in answer]
-    if len(broken) == len(answers) == 1:
-        raise InputError(broken[0])
-    if broken:
-        print(*broken, sep="\n", file=sys.stderr)
-        raise TrainingError(f"{len(broken)} of {len(answers)} files cannot be read.")
+    if options.format == "json":
+        print(json.dumps(answers, indent=1, ensure_ascii=False))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if options.format == "csv":
+        writer.writerow(["file", "class", "probability", "error"])
+    for answer in answers:
+        for name, probability in zip(answer["classes"], answer["probabilities"], strict=True):
+            if options.format == "csv":
+                writer.writerow([answer["file"], name, f"{probability:.6f}", ""])
+            elif options.format == "text":
+                print(f"{answer['file']}: {name} ({probability:.1%})")
+        if answer["error"] and options.format == "csv":
+            writer.writerow([answer["file"], "", "", answer["error"]])
+    errors = [answer["error"] for answer in answers if answer["error"]]
+    if errors:
+        print(*errors, sep="\n", file=sys.stderr)
+        raise TrainingError(f"{len(errors)} of {len(answers)} files cannot be read.")
