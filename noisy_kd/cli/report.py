@@ -5,11 +5,10 @@ runs by their settings, as in `noisy-kd train -cn SWEEP KEY=VALUE`.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisy_kd.cli.errors import printing, run_command
+from noisy_kd.cli.errors import printing
 from noisy_kd.errors import InputError
 from noisy_kd.report import frame, keep, robustness, sweeps, tables
 
@@ -75,7 +74,3 @@ def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
         raise InputError("--add or --replace: choose one.")
     if options.keep is not None and len(names) != 1:
         raise InputError("--keep keeps one sweep, or robustness: name one.")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
