@@ -3,8 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
 from typing import Any, TextIO
 
 from noisy_kd.config import UNKNOWN
@@ -69,17 +69,6 @@ class _ErrorsOnly:
         return getattr(self.stream, name)
 
 
-@contextmanager
-def printing() -> Iterator[None]:
-    """Ignore BrokenPipeError, for example from ``| head``."""
-    try:
-        yield
-        print(end="", flush=True)
-    except BrokenPipeError:
-        with suppress(OSError):  # Python flushes once more at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def run_command(main: Callable[[], None]) -> int:
     """Run a command and return its exit code: 0 done, 2 bad input, 1 interrupted or diverged.
 
@@ -91,6 +80,10 @@ def run_command(main: Callable[[], None]) -> int:
     try:
         with redirect_stderr(_ErrorsOnly(sys.stderr)):
             main()
+        print(end="", flush=True)
+    except BrokenPipeError:  # for example from `| head`
+        with suppress(OSError):  # Python flushes once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         how = ", without force=true," if "force=true" in sys.argv else ""
         print(f"Interrupted; the same command{how} goes on where it stopped.", file=sys.stderr)

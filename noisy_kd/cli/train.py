@@ -18,7 +18,7 @@ from noisy_kd import runs
 from noisy_kd.cli import summary
 from noisy_kd.cli.arguments import as_typed, for_hydra
 from noisy_kd.config import CONF, Config
-from noisy_kd.errors import InputError
+from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.runs.identity import config_hash, register_resolvers
 from noisy_kd.sweep.plugins import add_to_path
 
@@ -31,11 +31,15 @@ def main() -> None:
     register_resolvers()
     logging.raiseExceptions = False  # a reader such as `| head` may stop early
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # for nets side by side
+    if {"-h", "--help"} & set(sys.argv) and Path(sys.argv[0]).name == "train.py":
+        sys.argv.append("hydra.help.app_name=python train.py")
     sys.argv[1:] = for_hydra(sys.argv[1:])
     try:
         task()
     except OSError as error:
-        if _started or isinstance(error, HydraException):
+        if isinstance(error, BrokenPipeError) and _started:
+            raise TrainingError("the output was closed before the end.") from error
+        if _started or isinstance(error, HydraException | BrokenPipeError):
             raise
         mend = "choose an output folder that can be written (hydra.run.dir=DIR)"
         raise InputError(f"{error}: {mend}.") from error

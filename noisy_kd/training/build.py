@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 
-from noisy_kd.config import Config, Input, Network, Optimizer, named_networks
+from noisy_kd.config import Config, Input, Network, Optimizer, Teacher, named_networks
 from noisy_kd.data import preprocessing
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.errors import InputError
@@ -178,12 +178,17 @@ def teachers(config: Config, data: ImageDataModule) -> list[nn.Module]:
     classes, seed, wanted = len(data.classes), config.teacher.seed, config.teacher.input
     if wanted == Input():
         return [network(spec, data.input_shape, classes, seed) for spec in config.teachers]
-    channels, height, width = data.input_shape
-    channels = len(wanted.mean or wanted.std or ()) or channels
-    shape = (channels, wanted.size or height, wanted.size or width)
+    shape = teacher_shape(config.teacher, data.input_shape)
     nets = [network(spec, shape, classes, seed) for spec in config.teachers]
     to_pixels = _undo(data.preprocessing)
     return [TeacherInput(net, to_pixels, wanted.size, wanted.mean, wanted.std) for net in nets]
+
+
+def teacher_shape(teacher: Teacher, input_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the shape [C, H, W] of what the teacher sees of images of ``input_shape``."""
+    (channels, height, width), wanted = input_shape, teacher.input
+    channels = len(wanted.mean or wanted.std or ()) or channels
+    return channels, wanted.size or height, wanted.size or width
 
 
 def _undo(scaled: nn.Module) -> Callable[[Tensor], Tensor]:
