@@ -11,7 +11,8 @@ from torch import nn
 
 from noisy_kd.cli.arguments import compose
 from noisy_kd.errors import InputError
-from noisy_kd.evaluation.evaluate import KINDS, evaluate
+from noisy_kd.evaluation import KINDS
+from noisy_kd.evaluation.evaluate import evaluate
 from noisy_kd.evaluation.robustness import Evaluation, classifier
 from noisy_kd.report import robustness
 from noisy_kd.runs import load_student, read_result

@@ -24,11 +24,6 @@ from noisy_kd.training.finished import load_data, teacher_test_logits, untrained
 from noisy_kd.training.stages import run
 
 
-@pytest.fixture(autouse=True)
-def short_latency(monkeypatch):
-    monkeypatch.setattr(exporting, "SECONDS", 0)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, store):
     directory = tmp_path_factory.mktemp("run")

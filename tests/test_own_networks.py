@@ -10,7 +10,6 @@ from torch import nn
 
 import noisy_kd
 from noisy_kd.cli.arguments import compose
-from noisy_kd.deploy import export as exporting
 from noisy_kd.deploy import formats
 from noisy_kd.deploy.export import export
 from noisy_kd.errors import InputError
@@ -31,11 +30,6 @@ from noisy_kd.training.stages import prepare, run
 
 SMALL, RANDOM = "own_nets.Small", "own_nets.Random"
 SHAPE = (1, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def short_latency(monkeypatch):
-    monkeypatch.setattr(exporting, "SECONDS", 0)
 
 
 def own(target, role="student"):

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from noisy_kd.errors import InputError
-from noisy_kd.evaluation.evaluate import KINDS, evaluate, in_words
+from noisy_kd.evaluation import KINDS
 
 
 def main() -> None:
@@ -24,6 +24,8 @@ def main() -> None:
         raise InputError(f"--on {','.join(sorted(unknown))}: choose {', '.join(KINDS)}.")
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit}: at least 1.")
+    from noisy_kd.evaluation.evaluate import evaluate, in_words
+
     skipped = 0
     for directory in options.runs:
         try:

@@ -1,31 +1,28 @@
 """Export a finished student: write it, check it, measure it, describe it."""
 
-from __future__ import annotations
-
 import json
 import statistics
-import time
-from collections.abc import Callable
+import timeit
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from noisy_kd import runs
+from noisy_kd.data.dataset import at_once
+from noisy_kd.data.preprocessing import kind_of
 from noisy_kd.deploy.card import model_card
-from noisy_kd.deploy.formats import ENDINGS, load, quantise, write
+from noisy_kd.deploy.formats import ENDINGS, Model, load, quantise, write
 from noisy_kd.errors import InputError
+from noisy_kd.training.finished import load_data, untrained_teacher
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    Model = Callable[[Tensor], Tensor]
-
-INT8 = ("dynamic", "static")
 NAMES = {"exported": "student, ONNX Runtime", "int8": "student, ONNX Runtime, int8"}
 CALIBRATION = 256  # training images that static quantisation looks at
 BATCHES = (1, 64)
 PREDICT = 250  # images at a time
-SECONDS = 0.5  # of measuring a latency, at least ten passes
+PASSES = 30  # of which a latency is the median
 
 
 def export(
@@ -48,14 +45,9 @@ def export(
         What was measured; it is in the model card too.
 
     Raises:
-        InputError: without a finished student, without the packages of the extra, or if the
-            output's folder cannot be made.
+        InputError: without a finished student or its data, without the packages of the extra, or
+            if the file cannot be written.
     """
-    from torch import nn
-
-    from noisy_kd.data.preprocessing import kind_of
-    from noisy_kd.training.finished import load_data, untrained_teacher
-
     net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
     result = runs.read_result(directory) or {}
     kind = kind_of(preprocessing)
@@ -70,12 +62,6 @@ def export(
     files = {"exported": output or directory / f"student{ENDINGS[form]}"}
     if files["exported"].suffix != ENDINGS[form]:
         raise InputError(f"--output {output}: a file of {form} ends in {ENDINGS[form]}.")
-    folder = files["exported"].parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = f"{folder} cannot be made ({error.strerror})"
-        raise InputError(f"{why}: choose another --output.") from error
     data = load_data(directory)
     write(form, model, prepare(data.test_images.pixels[:2]), files["exported"], about)
     if int8 is not None:
@@ -117,8 +103,6 @@ def latencies(models: dict[str, tuple[Model, Model]], image: Tensor) -> dict[str
         models: by name; the model, and what makes its input of uint8 images (not measured).
         image: uint8, [1, C, H, W].
     """
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     medians = {}
@@ -126,7 +110,9 @@ def latencies(models: dict[str, tuple[Model, Model]], image: Tensor) -> dict[str
         for batch in BATCHES:
             images = image.expand(batch, -1, -1, -1).contiguous()
             for name, (model, prepare) in models.items():
-                medians[f"{name}, batch {batch}"] = _milliseconds(model, prepare(images))
+                setting = {"model": model, "x": prepare(images)}
+                times = timeit.repeat("model(x)", globals=setting, number=1, repeat=PASSES)
+                medians[f"{name}, batch {batch}"] = 1000 * statistics.median(times)
     torch.set_num_threads(threads)
     return medians
 
@@ -144,21 +130,5 @@ def in_words(facts: dict[str, Any]) -> list[str]:
 
 
 def _logits(model: Model, prepare: Model, pixels: Tensor) -> Tensor:
-    import torch
-
-    from noisy_kd.data.dataset import at_once
-
     with torch.inference_mode():
         return torch.cat([model(prepare(part)) for part in pixels.split(at_once(pixels, PREDICT))])
-
-
-def _milliseconds(model: Model, x: Tensor) -> float:
-    for _ in range(3):
-        model(x)
-    times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < 10 or (time.perf_counter() - started < SECONDS and len(times) < 200):
-        before = time.perf_counter()
-        model(x)
-        times.append(1000 * (time.perf_counter() - before))
-    return statistics.median(times)

@@ -1,23 +1,24 @@
 """The forms of an exported student: ONNX (also int8), torch.export, safetensors."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from noisy_kd.data.preprocessing import restored
 from noisy_kd.errors import InputError
+from noisy_kd.model.network import from_settings
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
+Model = Callable[[Tensor], Tensor]
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
 
 
-def load(file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+def load(file: Path) -> tuple[Model, dict[str, Any]]:
     """Return the model in a file, and what the export has written of it (empty if nothing).
 
     Raises:
@@ -34,9 +35,7 @@ def load(file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
         raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _load_onnx(file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    import torch
-
+def _load_onnx(file: Path) -> tuple[Model, dict[str, Any]]:
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -47,23 +46,15 @@ def _load_onnx(file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), about
 
 
-def _load_torch_export(file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-    import torch
-
+def _load_torch_export(file: Path) -> tuple[Model, dict[str, Any]]:
     extra = {"noisy_kd": ""}
     model = torch.export.load(file, extra_files=extra).module()
     return model, json.loads(extra["noisy_kd"] or "{}")
 
 
-def _load_safetensors(file: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+def _load_safetensors(file: Path) -> tuple[Model, dict[str, Any]]:
     """Build the network that the file's metadata describes, and load its weights."""
-    from safetensors import safe_open
-    from torch import nn
-
-    from noisy_kd.data.preprocessing import restored
-    from noisy_kd.model.network import from_settings
-
-    with safe_open(file, "pt") as content:
+    with _package("safetensors").safe_open(file, "pt") as content:
         about = json.loads((content.metadata() or {}).get("noisy_kd", "{}"))
         weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     if "layers" not in about:
@@ -85,12 +76,12 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
     """Write a model in one of the forms.
 
     Raises:
-        InputError: without the packages of the extra ``export``, or if torch cannot trace it.
+        InputError: without the packages of the extra ``export``, if the file cannot be written, or
+            if torch cannot trace the model.
     """
-    import torch
-
     text, batch = json.dumps(about), {0: torch.export.Dim("batch", min=1)}
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         if form == "safetensors":
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             _package("safetensors.torch").save_file(tensors, file, {"noisy_kd": text})
@@ -111,8 +102,11 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
             del content.graph.value_info[:]  # inner shapes that quantisation would contradict
             onnx.helper.set_model_props(content, {"noisy_kd": text})
             onnx.save(content, str(file))
-    except (InputError, OSError):
+    except InputError:
         raise
+    except OSError as error:
+        why = f"{file} cannot be written ({error.strerror})"
+        raise InputError(f"{why}: choose another --output.") from error
     except Exception as error:  # torch.export's, of a network that it cannot trace
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"the student cannot be exported as {form}: {why}") from error
@@ -132,13 +126,11 @@ def quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
             return next(parts, None)
 
     logging.disable(logging.WARNING)  # its advice on a step that changes nothing here
-    try:
-        if kind == "dynamic":
-            quantization.quantize_dynamic(str(file), str(small))
-        else:
-            quantization.quantize_static(str(file), str(small), Reader())
-    finally:
-        logging.disable(logging.NOTSET)
+    if kind == "dynamic":
+        quantization.quantize_dynamic(file, small)
+    else:
+        quantization.quantize_static(file, small, Reader())
+    logging.disable(logging.NOTSET)
 
 
 def _package(name: str) -> Any:

@@ -1,17 +1,16 @@
 """Classify images with a run's own student, or an exported one (.onnx, .pt2, .safetensors)."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from noisy_kd import runs
+from noisy_kd.data.decode import Pixels, decode, inspect
+from noisy_kd.deploy import formats
 from noisy_kd.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Answer = dict[str, Any]
 """``file``; ``classes`` and their ``probabilities``, the most probable first; ``error``, or ""."""
@@ -30,10 +29,6 @@ def predict(model: Path, files: Sequence[Path], top: int = 1) -> Iterator[Answer
     Raises:
         InputError: if there is no such model, or its file takes preprocessed images only.
     """
-    import torch
-
-    from noisy_kd.data.decode import Pixels, decode, inspect
-
     run, about = load(model)
     channels, height, width = about["input_shape"]
     pixels = Pixels((height, width), channels, about.get("bits"))
@@ -55,7 +50,7 @@ def predict(model: Path, files: Sequence[Path], top: int = 1) -> Iterator[Answer
         yield {**answer, "classes": names, "probabilities": best.values[0].tolist()}
 
 
-def load(model: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+def load(model: Path) -> tuple[formats.Model, dict[str, Any]]:
     """Return a function from uint8 images to logits, and what is known of the model.
 
     Raises:
@@ -67,8 +62,6 @@ def load(model: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
         return lambda x: net(preprocessing(x)), result
     if not model.exists():
         raise InputError(f"there is no {model}: name a run's directory or an exported file.")
-    from noisy_kd.deploy import formats
-
     run, about = formats.load(model)
     if not about:
         raise InputError(f"{model} says nothing of its classes: name the run's directory instead.")

@@ -3,22 +3,21 @@
 Its numbers and curves are written for TensorBoard, too.
 """
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.transforms.v2.functional import resize
 
 from noisy_kd import runs
+from noisy_kd.data import datamodules
 from noisy_kd.errors import InputError
+from noisy_kd.evaluation.robustness import Evaluation, classifier
+from noisy_kd.training.finished import load_data, teacher_test_logits
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from noisy_kd.data.datamodules import ImageDataModule
-
-KINDS = ("clean", "noise", "corruptions", "fgsm", "pgd", "calibration", "ood")
 ACCURACIES = ("noise", "corruptions", "fgsm", "pgd")  # those that are accuracies by strength
 
 
@@ -29,7 +28,7 @@ def evaluate(
 
     Args:
         directory: of the run.
-        kinds: of :data:`KINDS`.
+        kinds: of :data:`noisy_kd.evaluation.KINDS`.
         limit: only the first so many test images; the file is then ``evaluation-LIMIT.json``.
         again: compute also what the file holds already.
 
@@ -39,9 +38,6 @@ def evaluate(
     Raises:
         InputError: if the directory holds no finished student.
     """
-    from noisy_kd.evaluation.robustness import Evaluation, classifier
-    from noisy_kd.training.finished import load_data, teacher_test_logits
-
     net = runs.load_student(directory)
     file = directory / ("evaluation.json" if limit is None else f"evaluation-{limit}.json")
     student = runs.file_digest(str(directory / "student.pt"))
@@ -73,18 +69,15 @@ def evaluate(
     return found
 
 
-def other_images(data: ImageDataModule) -> dict[str, Tensor]:
+def other_images(data: datamodules.ImageDataModule) -> dict[str, Tensor]:
     """Return images that are not of the data set, uint8 in its shape, by their data set.
 
     scikit-learn's digits for grey images; the other one of CIFAR-10 and SVHN where its files lie.
     """
-    from torchvision.transforms.v2.functional import resize
-
-    from noisy_kd.data.datamodules import CIFAR10DataModule, DigitsDataModule, SVHNDataModule
-
     channels, height, width = data.input_shape
     found = {}
-    for kind in (DigitsDataModule,) if channels == 1 else (CIFAR10DataModule, SVHNDataModule):
+    colour = (datamodules.CIFAR10DataModule, datamodules.SVHNDataModule)
+    for kind in (datamodules.DigitsDataModule,) if channels == 1 else colour:
         if kind.name == data.name:
             continue
         with suppress(InputError):  # its files are not here
@@ -111,8 +104,6 @@ def _to_tensorboard(found: dict[str, Any], directory: Path, name: str) -> None:
 
     Those that were written before by this name, ``evaluation`` or ``evaluation-LIMIT``, give way.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     for old in directory.glob(f"events.out.tfevents.*.{name}"):
         old.unlink()
     curves = name.replace("evaluation", "accuracy")
