@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Column, Table
 
 from noisy_kd import runs
@@ -52,7 +53,12 @@ def describe(config: Config, directory: Path, console: Console) -> None:
     from noisy_kd.training import build, checks
     from noisy_kd.training.checkpoints import read_checkpoint
 
-    count, test, shape, classes = OFFICIAL.get(config.data.name) or _sizes(config)
+    if config.data.name in OFFICIAL:
+        count, test, shape, classes = OFFICIAL[config.data.name]
+    else:
+        data = build.data_module(config)
+        count, test = len(data.train_rows) + len(data.val_rows), len(data.test_images)
+        shape, classes = data.input_shape, len(data.classes)
     left = count - (count // 10 if config.data.val_size is None else config.data.val_size)
     teacher, views = config.teacher, build.views(config)
     check_range("data.val_size", count - left, below=count)
@@ -81,8 +87,8 @@ def describe(config: Config, directory: Path, console: Console) -> None:
         f"compression  {teachers / students:.2f}x fewer multiplications",
         f"teacher      {taught}",
         f"student      {_steps(config.trainer.max_epochs, samples, config.data.batch_size)}",
-        f"memory       {_bytes(images)} of images, {_bytes(logits)} of logits, "
-        f"{_bytes(weights_kept)} for the student in training",
+        f"memory       {decimal(images)} of images, {decimal(logits)} of logits, "
+        f"{decimal(weights_kept)} for the student in training",
         f"store        {config.store} (teachers and logits)",
         f"results      {directory}{state}",
     ]
@@ -92,18 +98,6 @@ def describe(config: Config, directory: Path, console: Console) -> None:
 def _steps(epochs: int, samples: int, batch: int) -> str:
     steps = epochs * -(-samples // batch)
     return f"{epochs} epochs of {samples:,} samples: {steps:,} steps of {batch}"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e3:,.0f} kB"
-
-
-def _sizes(config: Config) -> tuple[int, int, tuple[int, int, int], int]:
-    from noisy_kd.training import build
-
-    data = build.data_module(config)
-    labelled = len(data.train_rows) + len(data.val_rows)
-    return labelled, len(data.test_images), data.input_shape, len(data.classes)
 
 
 def _network_table(title: str, costs: list[Any]) -> Table:

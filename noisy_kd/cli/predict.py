@@ -5,7 +5,6 @@ the training were. Files that cannot be read are named, and the exit code is the
 """
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
@@ -25,22 +24,21 @@ def main() -> None:
         raise InputError(f"--top {options.top} must be at least 1.")
     if missing := [str(file) for file in options.images if not file.exists()]:
         raise InputError(f"there is no {', no '.join(missing)}: name image files.")
+    import pandas as pd
+
     from noisy_kd.deploy.predict import predict
 
     answers = list(predict(options.model, options.images, options.top))
+    table = pd.DataFrame(answers).explode(["classes", "probabilities"])
     if options.format == "json":
         print(json.dumps(answers, indent=1, ensure_ascii=False))
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if options.format == "csv":
-        writer.writerow(["file", "class", "probability", "error"])
-    for answer in answers:
-        for name, probability in zip(answer["classes"], answer["probabilities"], strict=True):
-            if options.format == "csv":
-                writer.writerow([answer["file"], name, f"{probability:.6f}", ""])
-            elif options.format == "text":
-                print(f"{answer['file']}: {name} ({probability:.1%})")
-        if answer["error"] and options.format == "csv":
-            writer.writerow([answer["file"], "", "", answer["error"]])
+    elif options.format == "csv":
+        table["probabilities"] = table["probabilities"].map("{:.6f}".format, na_action="ignore")
+        heads = ["file", "class", "probability", "error"]
+        print(table.to_csv(index=False, header=heads, lineterminator="\n"), end="")
+    else:
+        for file, name, probability, _ in table.dropna().itertuples(index=False):
+            print(f"{file}: {name} ({probability:.1%})")
     errors = [answer["error"] for answer in answers if answer["error"]]
     if errors:
         print(*errors, sep="\n", file=sys.stderr)

@@ -15,54 +15,51 @@ CARD = """# {student} for {dataset}
 
 | | |
 |---|---|
-{facts}
+| file | `{file}` |
+| data | {dataset} |
+| licence of the data | {licence} |
+| student | `{student_layers}` |
+| teacher | {teacher}, `{teacher_layers}` |
+| method | {method}{noise} |
+| seed | {seed} |
+| input | {input}, [B, {shape}] |
+| classes | {names} |
+| test errors | {test_errors} of {test_size} ({test_error:.2%}) |
+| test errors of this file | {errors} |
+| test errors of the teacher | {teacher_test_errors} |
+| largest difference of a logit | {largest_difference:.2g} |
+| multiplications | {multiplications:,} ({compression:.1f} times fewer than the teacher's) |
+| parameters | {parameters:,} |
+| bytes of this file | {bytes:,} |{int8}
 
 Median milliseconds of one pass on one thread of the machine that exported it:
 
 | | ms |
 |---|---|
-{latency}
+{times}
 
-Made by noisy-kd ({versions}), configuration {config_hash}; the settings
+Made by noisy-kd ({packages}), configuration {config_hash}; the settings
 are in `config.yaml` beside it.
 """
+INT8 = "\n| int8, {int8_kind} | `{file}`, {bytes:,} bytes, {errors} test errors |"
 
 
 def model_card(facts: dict[str, Any]) -> str:
     """Return the card: what the student is, how good, large and fast, and how to train it again."""
-    run, exported = facts["result"], facts["exported"]
+    run, file = facts["result"], facts["exported"]
     noise = ", ".join(f"{k} = {run[k]:g}" for k in ("alpha", "sigma") if run.get(k) is not None)
-    fewer = f"({run['compression']:.1f} times fewer than the teacher's)"
-    rows = {
-        "file": f"`{Path(exported['file']).name}`",
-        "data": run["dataset"],
-        "licence of the data": LICENCES.get(run["dataset"], "unknown"),
-        "student": f"`{run['student_layers']}`",
-        "teacher": f"{run['teacher']}, `{run['teacher_layers']}`",
-        "method": run["method"] + (f" ({noise})" if noise else ""),
-        "seed": run["seed"],
-        "input": f"{facts['input']}, [B, {', '.join(map(str, run['input_shape']))}]",
-        "classes": ", ".join(run["classes"]),
-        "test errors": f"{run['test_errors']} of {run['test_size']} ({run['test_error']:.2%})",
-        "test errors of this file": exported["errors"],
-        "test errors of the teacher": run["teacher_test_errors"],
-        "largest difference of a logit": f"{exported['largest_difference']:.2g}",
-        "multiplications": f"{run['multiplications']:,} {fewer}",
-        "parameters": f"{run['parameters']:,}",
-        "bytes of this file": f"{exported['bytes']:,}",
+    texts = {
+        "file": Path(file["file"]).name,
+        "licence": LICENCES.get(run["dataset"], "unknown"),
+        "noise": f" ({noise})" if noise else "",
+        "input": facts["input"],
+        "shape": ", ".join(map(str, run["input_shape"])),
+        "names": ", ".join(run["classes"]),
+        "int8": "",
+        "times": "\n".join(f"| {name} | {ms:.3f} |" for name, ms in facts["latency"].items()),
+        "packages": ", ".join(f"{key} {value}" for key, value in run["versions"].items()),
     }
-    if int8 := facts.get("int8"):
-        name = Path(int8["file"]).name
-        text = f"`{name}`, {int8['bytes']:,} bytes, {int8['errors']} test errors"
-        rows[f"int8, {facts['int8_kind']}"] = text
-    times = {name: f"{time:.3f}" for name, time in facts["latency"].items()}
-    more = {
-        "facts": _rows(rows),
-        "latency": _rows(times),
-        "versions": ", ".join(f"{key} {value}" for key, value in run["versions"].items()),
-    }
-    return CARD.format(**run | more)
-
-
-def _rows(cells: dict[str, Any]) -> str:
-    return "\n".join(f"| {name} | {value} |" for name, value in cells.items())
+    if small := facts.get("int8"):
+        name = Path(small["file"]).name
+        texts["int8"] = INT8.format(**small | {"file": name, "int8_kind": facts["int8_kind"]})
+    return CARD.format(**run | file | texts)

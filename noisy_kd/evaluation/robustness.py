@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import binary_auroc, multiclass_cali
 
 from noisy_kd.data.dataset import at_once, keyed_generator
 from noisy_kd.evaluation import attacks
+from noisy_kd.evaluation.attacks import Model
 from noisy_kd.evaluation.corruptions import CORRUPTIONS, Corruption, gaussian_noise
 
 NOISE = (0.05, 0.1, 0.2, 0.3, 0.5)  # standard deviations on the scale [0, 1]
@@ -20,7 +21,7 @@ BINS = 15  # of the calibration error
 BATCH = 500
 
 
-def classifier(preprocessing: nn.Module, net: nn.Module) -> Callable[[Tensor], Tensor]:
+def classifier(preprocessing: nn.Module, net: nn.Module) -> Model:
     """Return a student, frozen and in eval mode, from images in [0, 1] to logits."""
     preprocessing.eval()
     net.eval().requires_grad_(False)
@@ -37,13 +38,7 @@ class Evaluation:
         seed: decides all draws.
     """
 
-    def __init__(
-        self,
-        model: Callable[[Tensor], Tensor],
-        images: Tensor,
-        labels: Tensor,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, model: Model, images: Tensor, labels: Tensor, seed: int = 0) -> None:
         self.model, self.images, self.labels, self.seed = model, images, labels, seed
 
     def clean(self, taught: Tensor | None = None) -> dict[str, Any]:
