@@ -104,6 +104,8 @@ BAD = {
     "trainer.max_epochs=0": "trainer.max_epochs=0",
     "data.batch_size=0": "data.batch_size=0",
     "data.subset=99999": "data.subset=99999",
+    "data.siez=64": "data.siez is not a key",
+    "+data.siez=64": "data.siez: DigitsDataModule has no such argument",
     "data.val_size=99999": "data.val_size=99999",
     "teacher.checkpoint=nowhere.pt": "nowhere.pt cannot be read",
     "hydra.run.dir=/dev/null/x": "choose an output folder",
@@ -266,11 +268,14 @@ def test_a_diverged_run_exits_with_1_and_is_not_repeated(train, tmp_path):
     assert "skipped" in again.stdout
 
 
-def test_help_opens_with_examples_and_lists_the_choices(command):
+def test_help_opens_with_examples_and_lists_the_choices(command, process):
     done = command("train", "--help")
     assert done.returncode == 0
     assert done.stdout.index("Examples") < 120
-    assert "train data=mnist" in done.stdout.replace("train.py", "train")
+    assert "  noisy-kd train data=mnist" in done.stdout
+    assert "train.py" not in done.stdout
+    assert "  python train.py data=mnist" in process(TRAIN, "--help").stdout
+    assert "data.size" in done.stdout and "data.on_error" in done.stdout
     assert "data: cifar10, digits, folder, mnist, svhn" in done.stdout
 
 
@@ -366,6 +371,18 @@ def test_describe_shows_what_would_be_done(command, tmp_path):
         bad = command("describe", wrong)
         assert bad.returncode == 2
         assert len(bad.stderr.strip().splitlines()) == 1
+
+
+def test_describe_opens_the_checkpoint(command, tmp_path):
+    net = noisy_kd.network("FC20-FC10", (1, 8, 8))
+    torch.save(net.state_dict(), tmp_path / "t.pt")
+    arguments = ("describe", "teacher.checkpoint=t.pt")
+    done = command(*arguments, "teacher.layers=FC20-FC10")
+    assert "teacher      t.pt fits: 4 tensors, 1,510 values" in done.stdout
+    bad = command(*arguments, "teacher.layers=FC30-FC10")
+    assert bad.returncode == 2
+    (line,) = bad.stderr.strip().splitlines()
+    assert "teacher.checkpoint=t.pt does not fit the teacher" in line
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from torch import nn
 
 from noisy_kd.cli.arguments import compose
 from noisy_kd.errors import InputError
-from noisy_kd.evaluation.evaluate import KINDS, evaluate
-from noisy_kd.evaluation.robustness import Classifier, Evaluation
+from noisy_kd.evaluation import KINDS
+from noisy_kd.evaluation.evaluate import evaluate
+from noisy_kd.evaluation.robustness import Evaluation, classifier
 from noisy_kd.report import robustness
 from noisy_kd.runs import load_student, read_result
 from noisy_kd.training.finished import load_data
@@ -72,10 +73,10 @@ def test_the_report_has_a_row_for_the_method_over_its_seeds(finished):
 
 def test_a_classifier_takes_pixels_in_0_to_1(finished):
     data, net = load_data(finished[0]), load_student(finished[0])
-    model = Classifier(data.preprocessing, net)
+    model = classifier(data.preprocessing, net)
     x, _ = data.test_set()[torch.arange(20)]
     assert torch.allclose(model(data.test_images.pixels[:20].float() / 255), net(x), atol=1e-5)
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
 class Sure(nn.Module):

@@ -1,5 +1,6 @@
 """Exported students give the same logits in every form, and classify image files."""
 
+import csv
 import json
 import shutil
 
@@ -13,8 +14,9 @@ from PIL import Image
 import noisy_kd
 from noisy_kd.cli.arguments import compose
 from noisy_kd.deploy import export as exporting
+from noisy_kd.deploy import formats
 from noisy_kd.deploy.export import export
-from noisy_kd.deploy.formats import ENDINGS, runner
+from noisy_kd.deploy.formats import ENDINGS
 from noisy_kd.deploy.predict import load
 from noisy_kd.errors import InputError
 from noisy_kd.model.network import network
@@ -22,11 +24,6 @@ from noisy_kd.runs import load_preprocessing, load_student, read_result, write_r
 from noisy_kd.training.checkpoints import read_checkpoint
 from noisy_kd.training.finished import load_data, teacher_test_logits, untrained_teacher
 from noisy_kd.training.stages import run
-
-
-@pytest.fixture(autouse=True)
-def short_latency(monkeypatch):
-    monkeypatch.setattr(exporting, "SECONDS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +47,8 @@ def test_every_form_is_the_same_student(form, with_preprocessing, finished, tmp_
     prepared = load_preprocessing(finished)(pixels)
     x = pixels if with_preprocessing else prepared
     with torch.no_grad():
-        assert torch.allclose(runner(file)(x), load_student(finished)(prepared), atol=1e-4)
+        model, _ = formats.load(file)
+        assert torch.allclose(model(x), load_student(finished)(prepared), atol=1e-4)
     card = (tmp_path / f"{file.name}.md").read_text()
     for fact in (
         file.name,
@@ -109,7 +107,11 @@ def test_int8_comes_with_its_error(kind, finished, tmp_path):
 
 
 def test_the_check_sees_a_difference(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "runner", lambda file: lambda x: runner(file)(x) + 0.5)
+    def shifted(file):
+        model, about = formats.load(file)
+        return (lambda x: model(x) + 0.5), about
+
+    monkeypatch.setattr(exporting, "load", shifted)
     facts = export(finished, "safetensors", output=tmp_path / "student.safetensors")
     assert facts["exported"]["largest_difference"] == pytest.approx(0.5, abs=1e-4)
 
@@ -164,7 +166,27 @@ def test_good_files_are_answered_and_broken_ones_named(finished, images, tmp_pat
     assert f"{broken} cannot be read as an image" in done.stderr
     assert f"{slide} cannot be read as an image" in done.stderr
     assert "2 of 4 files" in done.stderr
-    assert command("predict", finished, broken).code == 2
+    alone = command("predict", finished, broken)
+    assert alone.code == 1
+    assert "1 of 1 files" in alone.stderr
+    missing = command("predict", finished, files[0], tmp_path / "a.png", tmp_path / "b.png")
+    assert missing.code == 2
+    assert f"there is no {tmp_path}/a.png, no {tmp_path}/b.png" in missing.stderr
+
+
+def test_a_broken_file_has_a_row_and_an_entry_with_its_error(finished, images, tmp_path):
+    files, _ = images
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    arguments = ("predict", finished, broken, files[0], "--format")
+    entries = json.loads(command(*arguments, "json").stdout)
+    rows = list(csv.DictReader(command(*arguments, "csv").stdout.splitlines()))
+    assert [entry["file"] for entry in entries] == [row["file"] for row in rows]
+    for lines in (entries, rows):
+        assert "cannot be read as an image" in lines[0]["error"]
+        assert lines[1]["error"] == ""
+    assert entries[0]["classes"] == entries[0]["probabilities"] == []
+    assert rows[0]["class"] == rows[0]["probability"] == ""
 
 
 def test_the_most_probable_classes_as_json_and_csv(finished, images):
@@ -175,7 +197,7 @@ def test_the_most_probable_classes_as_json_and_csv(finished, images):
     assert [[int(name) for name in answer["classes"]] for answer in answers] == p.indices.tolist()
     assert answers[0]["probabilities"] == pytest.approx(p.values[0].tolist(), rel=1e-5)
     lines = command("predict", finished, *files, "--format", "csv").stdout.splitlines()
-    assert lines[0] == "file,class,probability"
+    assert lines[0] == "file,class,probability,error"
     assert lines[1].split(",")[:2] == [str(files[0]), str(p.indices[0, 0].item())]
 
 

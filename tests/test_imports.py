@@ -130,6 +130,18 @@ def test_modules_that_start_at_once_import_nothing_heavy(modules, absent, proces
     assert done.stdout == "set()\n", done.stderr
 
 
+def test_a_wrong_key_is_refused_without_torch(process):
+    code = """
+import sys
+from noisy_kd.cli import main
+sys.argv = ["noisy-kd", "train", "data.siez=64"]
+assert main.main() == 2
+assert "torch" not in sys.modules
+"""
+    done = process("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_help_of_every_verb_is_shown_without_torch(process):
     """In one process, verb by verb."""
     code = """

@@ -14,9 +14,8 @@ from torch import nn
 import noisy_kd
 from noisy_kd.cli.arguments import compose
 from noisy_kd.data import preprocessing
-from noisy_kd.deploy import export as exporting
+from noisy_kd.deploy import formats
 from noisy_kd.deploy.export import export
-from noisy_kd.deploy.formats import load_safetensors
 from noisy_kd.deploy.predict import predict
 from noisy_kd.errors import InputError
 from noisy_kd.evaluation.evaluate import evaluate
@@ -37,11 +36,6 @@ from noisy_kd.training.stages import prepare, run
 
 SMALL, RANDOM = "own_nets.Small", "own_nets.Random"
 SHAPE = (1, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def short_latency(monkeypatch):
-    monkeypatch.setattr(exporting, "SECONDS", 0)
 
 
 def own(target, role="student"):
@@ -316,7 +310,7 @@ def test_a_safetensors_file_that_names_other_code_is_not_loaded(short, tmp_path)
     with pytest.raises(InputError, match="names code of its own"):
         export(tmp_path, "safetensors")
     with pytest.raises(InputError, match="names code of its own"):
-        load_safetensors(tmp_path / "student.safetensors")
+        formats.load(tmp_path / "student.safetensors")
 
 
 def test_the_students_seed_decides_the_draws_of_its_own_layers(short, tmp_path):

@@ -15,8 +15,6 @@ ACTIONS = {  # Hydra's options that say what to do
     *("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve"),
     *("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"),
 }
-
-
 TEXTS = (
     *("data.root", "store", "teacher.checkpoint", "hydra.run.dir", "hydra.sweep.dir"),
     *("student.layers", "teacher.layers"),
@@ -37,18 +35,16 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-cn", "--config-name", nargs="?", default="config", const="")
-    parser.add_argument("-cp", "--config-path")
-    parser.add_argument("-cd", "--config-dir")
+    parser.add_argument("-cp", "-cd", "--config-path", "--config-dir", dest="elsewhere")
     known, _ = parser.parse_known_args([a for a in arguments if a != "--"])
     sweeps = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
-    name = (known.config_name or "").removesuffix(".yaml")
-    if not (known.config_path or known.config_dir) and name not in ("config", *sweeps):
+    name = known.config_name.removesuffix(".yaml")
+    if not known.elsewhere and name not in ("config", *sweeps):
         what = f"there is no sweep named {name}" if name else "-cn takes the name of a sweep"
         raise InputError(f"{what}: choose {', '.join(sweeps)}.")
+    dashed = {f"--{item.name}" for item in fields(Config)}
     for argument in arguments:
-        if argument.startswith("--") and argument[2:].split("=")[0] in {
-            f.name for f in fields(Config)
-        }:
+        if argument.split("=")[0] in dashed:
             raise InputError(
                 f"{argument}: settings have no dashes, they are KEY=VALUE; see --help."
             )
@@ -59,8 +55,16 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
 
 
 def _typed(argument: str, multirun: bool = False) -> str:
-    """Return a setting with its text quoted, so that Hydra's grammar leaves it as it was typed."""
-    key, equals, value = _opened(argument).partition("=")
+    """Return a setting with its text quoted, so that Hydra's grammar leaves it as it was typed.
+
+    An argument of somebody else's class becomes an addition.
+    """
+    key, equals, value = argument.partition("=")
+    node, _, name = key.partition(".")
+    is_open = node in OPEN and node != "data"  # whose keys are all in conf/data
+    is_new = is_open and name.split(".")[0] not in {"", *(f.name for f in fields(OPEN[node]))}
+    if is_new or key.startswith("teacher.optimizer."):
+        key = f"++{key}"
     is_list = multirun and "," in value
     if key.lstrip("+") not in TEXTS or not value or value[0] in "'\"" or value == "null" or is_list:
         return key + equals + value
@@ -74,15 +78,6 @@ def as_typed(override: str) -> str:
     if key in TEXTS and value.startswith("'"):
         value = value[1:-1].replace("\\'", "'")
     return key + equals + value
-
-
-def _opened(argument: str) -> str:
-    """Return a setting of an argument of somebody else's class as an addition."""
-    node, _, rest = argument.partition(".")
-    key, equals, _ = rest.partition("=")
-    is_own = node in OPEN and key.split(".")[0] in {item.name for item in fields(OPEN[node])}
-    is_own &= not key.startswith("optimizer.")  # teacher.optimizer.momentum
-    return f"++{argument}" if node in OPEN and equals and not is_own else argument
 
 
 def compose(overrides: Sequence[str], name: str = "config") -> Config:

@@ -1,15 +1,18 @@
 """noisy-kd describe [GROUP=NAME] [KEY=VALUE] ...: what `noisy-kd train` would do.
 
 Shows, without training: both networks layer by layer with shapes and multiplications, the steps,
-the memory, and where the results will lie. The data's files are read only if their sizes are not
-known beforehand (digits, folder).
+the memory, and where the results will lie. A teacher's checkpoint is opened. The data's files are
+read only if their sizes are not known beforehand (digits, folder).
 """
 
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.filesize import decimal
+from rich.table import Column, Table
 
 from noisy_kd import runs
 from noisy_kd.cli.arguments import compose
@@ -41,74 +44,68 @@ def main() -> None:
 
 
 def describe(config: Config, directory: Path, console: Console) -> None:
-    """Print both networks, the steps, the memory, and where results will lie."""
+    """Print both networks, the steps, the memory, and where results will lie.
+
+    Raises:
+        InputError: for settings that do not fit the data, or a checkpoint that does not fit.
+    """
     from noisy_kd.model import complexity
     from noisy_kd.training import build, checks
+    from noisy_kd.training.checkpoints import read_checkpoint
 
-    count, test, shape, classes = _sizes(config)
-    checks.check_settings(config)
-    teacher = build.network(config.teacher, shape, classes)
-    student = build.network(config.student, shape, classes, dropout=config.student.dropout)
-    for role, name, net in (
-        ("teacher", config.teacher_name, teacher),
-        ("student", config.student_name, student),
-    ):
-        console.print(_network_table(f"{role} {name}", complexity.layer_costs(net, shape)))
-    cost = {net: complexity.multiplications(net, shape) for net in (teacher, student)}
-    views = build.views(config, config.data.augment, config.data.views)
-    in_epoch = {"teacher": build.teacher_views(config).per_epoch, "student": views.per_epoch}
-    val = count // 10 if config.data.val_size is None else config.data.val_size
-    subsets = {"teacher.subset": config.teacher.subset, "data.subset": config.data.subset}
-    check_range("data.val_size", val, below=count)
-    checks.check_shift(config.teacher.shift, shape)
-    for key, subset in subsets.items():
-        check_range(key, subset or classes, least=classes, most=count - val)
-    sizes = [subset or count - val for subset in subsets.values()]
-    per_epoch = {
-        role: size * of_each for (role, of_each), size in zip(in_epoch.items(), sizes, strict=True)
-    }
-    epochs = {"teacher": config.teacher.max_epochs, "student": config.trainer.max_epochs}
-    batches = {"teacher": config.teacher.batch_size, "student": config.data.batch_size}
-    images = (count + test) * shape[0] * shape[1] * shape[2]
-    weights = WEIGHTS_KEPT * complexity.size_in_bytes(student)
-    state = runs.finished(directory, config_hash(config))
-    lines = [f"compression  {cost[teacher] / cost[student]:.2f}x fewer multiplications"]
-    for role, samples in per_epoch.items():
-        steps = -(-samples // batches[role])
-        lines.append(
-            f"{role}      {epochs[role]} epochs of {samples:,} samples: "
-            f"{epochs[role] * steps:,} steps of {batches[role]}"
-        )
-    lines += [
-        f"memory       {_bytes(images)} of images, "
-        f"{_bytes(4 * (count * (views.count or 1) + test) * classes)} of logits, "
-        f"{_bytes(weights)} for the student in training",
-        f"store        {config.store} (teachers and logits)",
-        f"results      {directory}{' (finished)' if state else ''}",
-    ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e3:,.0f} kB"
-
-
-def _sizes(config: Config) -> tuple[int, int, tuple[int, int, int], int]:
     if config.data.name in OFFICIAL:
-        return OFFICIAL[config.data.name]
-    from noisy_kd.training import build
+        count, test, shape, classes = OFFICIAL[config.data.name]
+    else:
+        data = build.data_module(config)
+        count, test = len(data.train_rows) + len(data.val_rows), len(data.test_images)
+        shape, classes = data.input_shape, len(data.classes)
+    left = count - (count // 10 if config.data.val_size is None else config.data.val_size)
+    teacher, views = config.teacher, build.views(config, config.data.augment, config.data.views)
+    check_range("data.val_size", count - left, below=count)
+    for key, subset in (("teacher.subset", teacher.subset), ("data.subset", config.data.subset)):
+        check_range(key, subset or classes, least=classes, most=left)
+    checks.check_settings(config)
+    checks.check_shift(teacher.shift, shape)
+    seen = build.teacher_shape(teacher, shape)
+    teacher_net = build.network(teacher, seen, classes)
+    student_net = build.network(config.student, shape, classes, dropout=config.student.dropout)
+    costs = complexity.layer_costs(teacher_net, seen), complexity.layer_costs(student_net, shape)
+    console.print(_network_table(f"teacher {config.teacher_name}", costs[0]))
+    console.print(_network_table(f"student {config.student_name}", costs[1]))
+    teachers, students = (sum(layer.multiplications for layer in net) for net in costs)
+    samples = build.teacher_views(config).per_epoch * (teacher.subset or left)
+    taught = _steps(teacher.max_epochs, samples, teacher.batch_size)
+    if teacher.checkpoint is not None:
+        weights = read_checkpoint(Path(teacher.checkpoint), teacher_net, teacher.checkpoint_key)
+        values = sum(tensor.numel() for tensor in weights.values())
+        taught = f"{teacher.checkpoint} fits: {len(weights)} tensors, {values:,} values"
+    samples = views.per_epoch * (config.data.subset or left)
+    images = (count + test) * math.prod(shape)
+    logits = 4 * (count * (views.count or 1) + test) * classes
+    weights_kept = WEIGHTS_KEPT * complexity.size_in_bytes(student_net)
+    state = " (finished)" if runs.finished(directory, config_hash(config)) else ""
+    lines = [
+        f"compression  {teachers / students:.2f}x fewer multiplications",
+        f"teacher      {taught}",
+        f"student      {_steps(config.trainer.max_epochs, samples, config.data.batch_size)}",
+        f"memory       {decimal(images)} of images, {decimal(logits)} of logits, "
+        f"{decimal(weights_kept)} for the student in training",
+        f"store        {config.store} (teachers and logits)",
+        f"results      {directory}{state}",
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
-    data = build.data_module(config)
-    labelled = len(data.train_rows) + len(data.val_rows)
-    return labelled, len(data.test_images), data.input_shape, len(data.classes)
+
+def _steps(epochs: int, samples: int, batch: int) -> str:
+    steps = epochs * -(-samples // batch)
+    return f"{epochs} epochs of {samples:,} samples: {steps:,} steps of {batch}"
 
 
-def _network_table(title: str, costs: list) -> Table:  # type: ignore[type-arg]
-    table = Table(title=title)
-    for name in ("layer", "output", "multiplications", "parameters"):
-        table.add_column(name, justify="left" if name == "layer" else "right")
+def _network_table(title: str, costs: list[Any]) -> Table:
+    heads = [Column(name, justify="right") for name in ("output", "multiplications", "parameters")]
+    table = Table("layer", *heads, title=title)
     for cost in costs:
-        shape = "x".join(str(n) for n in cost.output_shape)
+        shape = "x".join(map(str, cost.output_shape))
         counts = [f"{n:,}" if n else "" for n in (cost.multiplications, cost.parameters)]
         table.add_row(cost.label, shape, *counts)
     table.add_section()

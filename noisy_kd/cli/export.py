@@ -8,24 +8,25 @@ take uint8 images; else it takes preprocessed ones. Needs the extra `export`.
 import argparse
 from pathlib import Path
 
-from noisy_kd.deploy.export import INT8, export, in_words
-from noisy_kd.deploy.formats import ENDINGS
 from noisy_kd.errors import InputError
 
 
 def main() -> None:
-    """The command line."""
+    """Export a student and print what was measured."""
     parser = argparse.ArgumentParser(prog="noisy-kd export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run")
-    parser.add_argument("--format", choices=ENDINGS, default="onnx")
+    parser.add_argument("--format", choices=["onnx", "torch_export", "safetensors"], default="onnx")
     parser.add_argument("--with-preprocessing", action="store_true", help="takes uint8 images")
-    parser.add_argument("--int8", choices=INT8, help="also a quantised ONNX model, with its error")
+    parser.add_argument(
+        "--int8", choices=["dynamic", "static"], help="also a quantised ONNX model, with its error"
+    )
     parser.add_argument("--output", type=Path, help="file to write (RUN_DIR/student.onnx, ...)")
     options = parser.parse_args()
     if options.int8 and options.format != "onnx":
         raise InputError(f"--int8 {options.int8} is made of an ONNX model: take --format onnx.")
+    from noisy_kd.deploy.export import export, in_words
+
     facts = export(
         options.run, options.format, options.with_preprocessing, options.int8, options.output
     )
-    for line in in_words(facts):
-        print(line)
+    print(*in_words(facts), sep="\n")

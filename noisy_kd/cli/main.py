@@ -45,8 +45,7 @@ def main(verb: str = "") -> int:
     sys.argv[1:] = arguments
     if os.getcwd() not in sys.path:  # networks and methods of the user's lie in the current folder
         sys.path.append(os.getcwd())
-    command = import_module(f"noisy_kd.cli.{verb}")
-    return run_command(command.main, getattr(command, "has_started", lambda: True))
+    return run_command(import_module(f"noisy_kd.cli.{verb}").main)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ the training were. Files that cannot be read are named, and the exit code is the
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -21,13 +22,24 @@ def main() -> None:
     options = parser.parse_args()
     if options.top < 1:
         raise InputError(f"--top {options.top} must be at least 1.")
-    from noisy_kd.deploy.predict import predict, write
+    if missing := [str(file) for file in options.images if not file.exists()]:
+        raise InputError(f"there is no {', no '.join(missing)}: name image files.")
+    import pandas as pd
+
+    from noisy_kd.deploy.predict import predict
 
     answers = list(predict(options.model, options.images, options.top))
-    write(answers, options.format)
-    broken = [answer["error"] for answer in answers if "error" in answer]
-    if len(broken) == len(answers) == 1:
-        raise InputError(broken[0])
-    if broken:
-        print(*broken, sep="\n", file=sys.stderr)
-        raise TrainingError(f"{len(broken)} of {len(answers)} files cannot be read.")
+    table = pd.DataFrame(answers).explode(["classes", "probabilities"])
+    if options.format == "json":
+        print(json.dumps(answers, indent=1, ensure_ascii=False))
+    elif options.format == "csv":
+        table["probabilities"] = table["probabilities"].map("{:.6f}".format, na_action="ignore")
+        heads = ["file", "class", "probability", "error"]
+        print(table.to_csv(index=False, header=heads, lineterminator="\n"), end="")
+    else:
+        for file, name, probability, _ in table.dropna().itertuples(index=False):
+            print(f"{file}: {name} ({probability:.1%})")
+    errors = [answer["error"] for answer in answers if answer["error"]]
+    if errors:
+        print(*errors, sep="\n", file=sys.stderr)
+        raise TrainingError(f"{len(errors)} of {len(answers)} files cannot be read.")

@@ -5,11 +5,9 @@ runs by their settings, as in `noisy-kd train -cn SWEEP KEY=VALUE`.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from noisy_kd.cli.errors import printing, run_command
 from noisy_kd.errors import InputError
 from noisy_kd.report import frame, keep, robustness, sweeps, tables
 
@@ -25,8 +23,9 @@ def main() -> None:
     parser.add_argument("--format", choices=["text", *FORMATS], default="text")
     parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
     parser.add_argument("--keep", metavar="NAME", help="keep the runs' numbers as results/NAME.*")
-    parser.add_argument("--add", action="store_true", help="with --keep: to the runs kept before")
-    parser.add_argument("--replace", action="store_true", help="with --keep: drop those runs")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--add", action="store_true", help="with --keep: to the runs kept before")
+    how.add_argument("--replace", action="store_true", help="with --keep: drop those runs")
     options = parser.parse_intermixed_args()
     names = [word for word in options.what if "=" not in word]
     chosen = frame.filters([word for word in options.what if "=" in word])
@@ -54,14 +53,12 @@ def main() -> None:
             folder = Path("results")
             keep.keep(options.keep, name, results, chosen, folder, options.add, options.replace)
             written.append(f"kept: results/{options.keep}.jsonl")
-    with printing():
-        for table in shown:
-            if options.format == "text":
-                tables.show(table)
-            else:
-                print(FORMATS[options.format](table))
-        for line in written:
-            print(line)
+    for table in shown:
+        if options.format == "text":
+            tables.show(table)
+        else:
+            print(FORMATS[options.format](table))
+    print(*written, sep="\n", end="\n" * bool(written))
 
 
 def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
@@ -71,11 +68,5 @@ def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
         raise InputError("--plot draws one sweep: name one.")
     if (options.add or options.replace) and options.keep is None:
         raise InputError("--add and --replace are for kept runs: add --keep NAME.")
-    if options.add and options.replace:
-        raise InputError("--add or --replace: choose one.")
     if options.keep is not None and len(names) != 1:
         raise InputError("--keep keeps one sweep, or robustness: name one.")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -13,9 +13,7 @@ from noisy_kd.errors import InputError
 
 def main() -> None:
     """The command line: ``list`` or ``clean``."""
-    parser = argparse.ArgumentParser(
-        prog="noisy-kd store", description="Trained teachers and their logits."
-    )
+    parser = argparse.ArgumentParser(prog="noisy-kd store", description=__doc__)
     parser.add_argument("action", choices=["list", "clean"])
     parser.add_argument("--store", type=Path, default=Path(".cache/store"), help="its folder")
     options = parser.parse_args()

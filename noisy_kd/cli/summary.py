@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from noisy_kd.runs import Result
 
@@ -13,44 +13,42 @@ PRECISIONS = {"32": "float32", "bf16": "bfloat16"}
 def print_closing(
     result: Result, baseline: Result | None, directory: Path, baselines_command: str
 ) -> None:
-    """The closing table: teacher and student, how good and how large, and against the baseline."""
-    table = Table(title=f"{result['dataset']}, {result['method']}, seed {result['seed']}")
-    table.add_column("")
-    for name in ("teacher", "student"):
-        table.add_column(f"{name} {result[name]}", justify="right", overflow="fold")
-    size = result["test_size"]
-    table.add_row(
-        "test error",
-        _error(result["teacher_test_error"], result["teacher_test_errors"], size),
-        _error(result["test_error"], result["test_errors"], size),
-    )
-    val_errors = [result.get("teacher_val_error"), result["val_error"]]
-    if any(error is not None for error in val_errors):
-        table.add_row("validation error", *("" if e is None else f"{e:.2%}" for e in val_errors))
-    table.add_row("parameters", f"{result['teacher_parameters']:,}", f"{result['parameters']:,}")
-    table.add_row(
-        "multiplications",
-        f"{result['teacher_multiplications']:,}",
-        f"{result['multiplications']:,}",
-    )
-    table.add_row("compression (mult.)", "", f"{result['compression']:.2f}x")
-    table.add_row("baseline*", "", _against(result, baseline))
+    """Print teacher and student, how good and how large, and against the baseline."""
+    names = (f"{role} {result[role]}" for role in ("teacher", "student"))
+    heads = [Column(name, justify="right", overflow="fold") for name in names]
+    title = f"{result['dataset']}, {result['method']}, seed {result['seed']}"
+    table = Table("", *heads, title=title)
+    rows = {
+        "test error": [_test_error(result, "teacher_"), _test_error(result, "")],
+        "validation error": [
+            "" if error is None else f"{error:.2%}"
+            for error in (result.get("teacher_val_error"), result["val_error"])
+        ],
+        "parameters": [f"{result[f'{role}parameters']:,}" for role in ("teacher_", "")],
+        "multiplications": [f"{result[f'{role}multiplications']:,}" for role in ("teacher_", "")],
+        "compression (mult.)": ["", f"{result['compression']:.2f}x"],
+        "baseline*": ["", _against(result, baseline)],
+    }
+    for name, cells in rows.items():
+        if any(cells):
+            table.add_row(name, *cells)
     console = Console()
     console.print(table)
     missing = baseline is None and result["method"] != "logit_regression"
     how = f": {baselines_command}" if missing else ""
     console.print(f"* logit regression with the same settings{how}", style="dim", soft_wrap=True)
-    speed = f"{result['samples_per_second']:,.0f} samples/s"
     console.print(
         f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s, "
-        f"{speed}, {PRECISIONS[result['precision']]}\n{directory}",
+        f"{result['samples_per_second']:,.0f} samples/s, {PRECISIONS[result['precision']]}\n"
+        f"{directory}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _error(error: float | None, errors: int | None, size: int) -> str:
-    return "-" if error is None else f"{error:.2%} ({errors:,} of {size:,})"
+def _test_error(result: Result, role: str) -> str:
+    error, errors = result[f"{role}test_error"], result[f"{role}test_errors"]
+    return "-" if error is None else f"{error:.2%} ({errors:,} of {result['test_size']:,})"
 
 
 def _against(result: Result, baseline: Result | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from noisy_kd import config as configuration
@@ -17,8 +18,7 @@ from noisy_kd import runs
 from noisy_kd.cli import summary
 from noisy_kd.cli.arguments import as_typed, for_hydra
 from noisy_kd.config import CONF, Config
-from noisy_kd.errors import InputError
-from noisy_kd.runs import Result
+from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.runs.identity import config_hash, register_resolvers
 from noisy_kd.sweep.plugins import add_to_path
 
@@ -31,13 +31,18 @@ def main() -> None:
     register_resolvers()
     logging.raiseExceptions = False  # a reader such as `| head` may stop early
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # for nets side by side
+    if {"-h", "--help"} & set(sys.argv) and Path(sys.argv[0]).name == "train.py":
+        sys.argv.append("hydra.help.app_name=python train.py")
     sys.argv[1:] = for_hydra(sys.argv[1:])
-    task()
-
-
-def has_started() -> bool:
-    """Return whether a run has begun: its output folder can be written."""
-    return _started
+    try:
+        task()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _started:
+            raise TrainingError("the output was closed before the end.") from error
+        if _started or isinstance(error, HydraException | BrokenPipeError):
+            raise
+        mend = "choose an output folder that can be written (hydra.run.dir=DIR)"
+        raise InputError(f"{error}: {mend}.") from error
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -52,47 +57,37 @@ def task(cfg: DictConfig) -> float | None:
         TrainingError: if a loss became infinite or NaN; a student's ``result.json`` says so too.
     """
     global _started
-    _started = True
+    _started = True  # the output folder can be written
     config = configuration.read(cfg)
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    is_rank_zero = _is_rank_zero(config)
+    hydra_config = HydraConfig.get()
+    directory = Path(hydra_config.runtime.output_dir)
+    ranks = [os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ]
+    is_rank_zero = config.trainer.strategy != "ddp" or ranks[:1] in ([], ["0"])
     try:
         with FileLock(directory / "run.lock") if is_rank_zero else nullcontext():
-            result = _run_once(config, directory)
+            result = _run_once(config, directory, is_rank_zero)
     except InputError:
         runs.remove_if_untouched(directory)
         raise
     if not is_rank_zero:
         return None
     baseline = runs.baseline_of(result, directory.parent)
-    summary.print_closing(result, baseline, directory, _baselines_command())
+    given = map(as_typed, hydra_config.overrides.task)
+    own = [override for override in given if not override.startswith("method")]
+    command = shlex.join(["noisy-kd", "train", *own, "method=logit_regression"])
+    summary.print_closing(result, baseline, directory, command)
     return runs.outcome(directory)
 
 
-def _baselines_command() -> str:
-    """The command of logit regression with the settings of this run."""
-    given = map(as_typed, HydraConfig.get().overrides.task)
-    own = [override for override in given if not override.startswith("method")]
-    return shlex.join(["noisy-kd", "train", *own, "method=logit_regression"])
-
-
-def _run_once(config: Config, directory: Path) -> Result:
+def _run_once(config: Config, directory: Path, is_rank_zero: bool) -> runs.Result:
     result = runs.finished(directory, config_hash(config))
     if result is not None and not config.force:
         print(f"{directory} holds this run's result: skipped (force=true runs it again).")
         return result
     from noisy_kd.training import stages
 
-    if config.force and _is_rank_zero(
-        config
-    ):  # what goes wrong must not cost the result that is there
+    if config.force and is_rank_zero:  # what goes wrong must not cost the result that is there
         prepared = stages.prepare([config])
         stages.teacher_outputs(prepared, directory / "teacher")
         runs.forget(directory)
     return stages.run([config], [directory])[0]
-
-
-def _is_rank_zero(config: Config) -> bool:
-    """Whether this process prints and writes: with trainer=ddp the first one does."""
-    ranks = [os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ]
-    return config.trainer.strategy != "ddp" or ranks[:1] in ([], ["0"])

@@ -1,35 +1,28 @@
-"""Export a finished student: write it, check it, measure it, describe it.
-
-Shapes: B images, C channels, H x W pixels, K classes.
-"""
-
-from __future__ import annotations
+"""Export a finished student: write it, check it, measure it, describe it."""
 
 import json
 import statistics
-import time
-from collections.abc import Callable
+import timeit
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from noisy_kd import runs
+from noisy_kd.data.dataset import at_once
+from noisy_kd.data.preprocessing import kind_of
 from noisy_kd.deploy.card import model_card
-from noisy_kd.deploy.formats import ENDINGS, quantise, runner, write
+from noisy_kd.deploy.formats import ENDINGS, Model, load, quantise, write
 from noisy_kd.errors import InputError
+from noisy_kd.training.finished import load_data, untrained_teacher
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from noisy_kd.data.datamodules import ImageDataModule
-
-INT8 = ("dynamic", "static")
-ONNX = {"exported": "student, ONNX Runtime", "int8": "student, ONNX Runtime, int8"}
+NAMES = {"exported": "student, ONNX Runtime", "int8": "student, ONNX Runtime, int8"}
 CALIBRATION = 256  # training images that static quantisation looks at
 BATCHES = (1, 64)
 PREDICT = 250  # images at a time
-SECONDS = 0.5  # of measuring a latency, at least ten passes
+PASSES = 30  # of which a latency is the median
 
 
 def export(
@@ -52,157 +45,90 @@ def export(
         What was measured; it is in the model card too.
 
     Raises:
-        InputError: without a finished student, without the packages of the extra, or if the
-            output's folder cannot be made.
+        InputError: without a finished student or its data, without the packages of the extra, or
+            if the file cannot be written.
     """
-    from torch import nn
-
-    from noisy_kd.data.preprocessing import kind_of
-    from noisy_kd.training.finished import load_data
-
     net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
     result = runs.read_result(directory) or {}
+    kind = kind_of(preprocessing)
+    description = (type(preprocessing).__doc__ or "").partition("\n")[0]
     about = {key: result.get(key) for key in ("classes", "input_shape", "bits")}
-    about["preprocessing"] = ""
     about |= {"layers": result["student_layers"], "student": result["settings"]["student"]}
-    model, takes = net.eval(), preprocessing
+    model, prepare, takes = net, preprocessing, f"images after {kind} ({description})"
+    about["preprocessing"] = ""
     if with_preprocessing:
-        model, takes = nn.Sequential(preprocessing, net).eval(), nn.Identity()
-        about["preprocessing"] = kind_of(preprocessing)
+        about["preprocessing"], takes = kind, "uint8 images"
+        model, prepare = nn.Sequential(preprocessing, net).eval(), nn.Identity()
     files = {"exported": output or directory / f"student{ENDINGS[form]}"}
     if files["exported"].suffix != ENDINGS[form]:
         raise InputError(f"--output {output}: a file of {form} ends in {ENDINGS[form]}.")
-    _make_folder(files["exported"].parent)
     data = load_data(directory)
-    example = takes(data.test_images.pixels[:2])
-    write(form, model, example, files["exported"], about)
+    write(form, model, prepare(data.test_images.pixels[:2]), files["exported"], about)
     if int8 is not None:
         files["int8"] = files["exported"].with_name(f"{files['exported'].stem}-int8.onnx")
-        calibration = takes(data.images.pixels[data.train_rows[:CALIBRATION]])
+        calibration = prepare(data.images.pixels[data.train_rows[:CALIBRATION]])
         quantise(files["exported"], files["int8"], int8, calibration)
-    facts: dict[str, Any] = {"result": result, "about": about, "int8_kind": int8}
-    description = (type(preprocessing).__doc__ or "").partition("\n")[0]
-    facts["preprocessing"] = f"{kind_of(preprocessing)} ({description})"
-    facts |= _checks(files, net, preprocessing, takes, data)
-    onnx = {name: files[kind] for kind, name in ONNX.items() if kind in files and form == "onnx"}
-    facts["latency"] = _kept_latencies(directory, data, model, example, onnx)
-    card = files["exported"].with_name(f"{files['exported'].name}.md")
-    card.write_text(model_card(facts), encoding="utf-8")
-    return {**facts, "card": str(card)}
-
-
-def latencies(
-    directory: Path,
-    data: ImageDataModule,
-    student: nn.Module,
-    example: Tensor,
-    onnx: dict[str, Path],
-) -> dict[str, float]:
-    """Median milliseconds of one pass on one thread: teacher and student, batches of 1 and 64.
-
-    The teacher's weights do not matter to that. ``onnx``: the student's files of that form, by
-    name.
-    """
-    import torch
-
-    from noisy_kd.training.finished import untrained_teacher
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    teacher = untrained_teacher(directory, data)
-    contestants: dict[str, Callable[[Tensor], Any]] = {"student, torch": student}
-    if teacher is not None:
-        contestants["teacher, torch"] = teacher
-    contestants |= {name: runner(file) for name, file in onnx.items()}
-    found = {}
-    with torch.inference_mode():
-        for batch in BATCHES:
-            image = data.test_images.pixels[:1].expand(batch, -1, -1, -1).contiguous()
-            for name, run in contestants.items():
-                takes_pixels = name.startswith("student") and example.dtype == torch.uint8
-                x = image if takes_pixels else data.preprocessing(image)
-                found[f"{name}, batch {batch}"] = _milliseconds(run, x)
-    torch.set_num_threads(threads)
-    return found
-
-
-def in_words(facts: dict[str, Any]) -> list[str]:
-    """Return what was written and measured, line by line."""
-    lines = []
-    for kind in ("exported", "int8"):
-        if kind in facts:
-            one = facts[kind]
-            lines.append(
-                f"{one['file']}: {one['bytes'] / 1e6:.2f} MB, {one['errors']} test errors "
-                f"(original {facts['original_errors']}), largest logit difference "
-                f"{one['largest_difference']:.2g}"
-            )
-    lines += [f"{time:8.3f} ms  {name}" for name, time in facts["latency"].items()]
-    return [*lines, f"model card: {facts['card']}"]
-
-
-def _kept_latencies(
-    directory: Path, data: ImageDataModule, model: nn.Module, example: Tensor, onnx: dict[str, Path]
-) -> dict[str, Any]:
-    """Measured, and written beside those of the run's other forms."""
-    measured = latencies(directory, data, model, example, onnx)
-    file = directory / "latency.json"
-    known = runs.read_json(file) or {}
-    with suppress(OSError):  # the run may lie on a read-only disk
-        file.write_text(json.dumps(known | measured, indent=1) + "\n")
-    return measured
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made ({error.strerror}): choose another --output."
-        ) from error
-
-
-def _checks(
-    files: dict[str, Path],
-    net: nn.Module,
-    preprocessing: nn.Module,
-    takes: nn.Module,
-    data: ImageDataModule,
-) -> dict[str, Any]:
-    """Test errors of the run's student and of each file, and how far their logits are apart.
-
-    ``takes`` makes of uint8 images what the files take.
-    """
+    facts: dict[str, Any] = {"result": result, "input": takes, "int8_kind": int8}
     pixels, labels = data.test_images.pixels, data.test_images.labels
     expected = _logits(net, preprocessing, pixels)
-    found: dict[str, Any] = {"original_errors": int((expected.argmax(1) != labels).sum())}
-    for kind, file in files.items():
-        logits = _logits(runner(file), takes, pixels)
-        found[kind] = {
+    facts["original_errors"] = int((expected.argmax(1) != labels).sum())
+    models: dict[str, tuple[Model, Model]] = {"student, torch": (model, prepare)}
+    if (teacher := untrained_teacher(directory, data)) is not None:
+        models["teacher, torch"] = (teacher, data.preprocessing)
+    for name, file in files.items():
+        loaded, _ = load(file)
+        logits = _logits(loaded, prepare, pixels)
+        facts[name] = {
             "file": str(file),
             "bytes": file.stat().st_size,
             "errors": int((logits.argmax(1) != labels).sum()),
             "largest_difference": float((logits - expected).abs().max()),
         }
-    return found
+        if form == "onnx":
+            models[NAMES[name]] = (loaded, prepare)
+    facts["latency"] = latencies(models, pixels[:1])
+    latency_file = directory / "latency.json"
+    known = runs.read_json(latency_file) or {}  # of the run's other forms
+    with suppress(OSError):  # the run may lie on a read-only disk
+        latency_file.write_text(json.dumps(known | facts["latency"], indent=1) + "\n")
+    card = files["exported"].with_name(f"{files['exported'].name}.md")
+    card.write_text(model_card(facts), encoding="utf-8")
+    return {**facts, "card": str(card)}
 
 
-def _logits(run: Callable[[Tensor], Tensor], takes: nn.Module, pixels: Tensor) -> Tensor:
-    import torch
+def latencies(models: dict[str, tuple[Model, Model]], image: Tensor) -> dict[str, float]:
+    """Return the median milliseconds of one pass on one thread, for batches of 1 and 64.
 
-    from noisy_kd.data.dataset import at_once
-
+    Args:
+        models: by name; the model, and what makes its input of uint8 images (not measured).
+        image: uint8, [1, C, H, W].
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    medians = {}
     with torch.inference_mode():
-        return torch.cat([run(takes(part)) for part in pixels.split(at_once(pixels, PREDICT))])
+        for batch in BATCHES:
+            images = image.expand(batch, -1, -1, -1).contiguous()
+            for name, (model, prepare) in models.items():
+                setting = {"model": model, "x": prepare(images)}
+                times = timeit.repeat("model(x)", globals=setting, number=1, repeat=PASSES)
+                medians[f"{name}, batch {batch}"] = 1000 * statistics.median(times)
+    torch.set_num_threads(threads)
+    return medians
 
 
-def _milliseconds(run: Callable[[Tensor], Any], x: torch.Tensor) -> float:
-    for _ in range(3):
-        run(x)
-    times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < 10 or (time.perf_counter() - started < SECONDS and len(times) < 200):
-        before = time.perf_counter()
-        run(x)
-        times.append(1000 * (time.perf_counter() - before))
-    return statistics.median(times)
+def in_words(facts: dict[str, Any]) -> list[str]:
+    """Return what was written and measured, line by line."""
+    lines = [
+        f"{file['file']}: {file['bytes'] / 1e6:.2f} MB, {file['errors']} test errors "
+        f"(original {facts['original_errors']}), largest logit difference "
+        f"{file['largest_difference']:.2g}"
+        for file in (facts[name] for name in NAMES if name in facts)
+    ]
+    lines += [f"{time:8.3f} ms  {name}" for name, time in facts["latency"].items()]
+    return [*lines, f"model card: {facts['card']}"]
+
+
+def _logits(model: Model, prepare: Model, pixels: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([model(prepare(part)) for part in pixels.split(at_once(pixels, PREDICT))])

@@ -1,54 +1,60 @@
 """The forms of an exported student: ONNX (also int8), torch.export, safetensors."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from noisy_kd.data.preprocessing import restored
 from noisy_kd.errors import InputError
+from noisy_kd.model.network import from_settings
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
+Model = Callable[[Tensor], Tensor]
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
-NO_ONNX = "ONNX needs packages: pip install 'noisy-kd[export]'."
 
 
-def runner(file: Path) -> Callable[[Tensor], Tensor]:
-    """The model in a file as a function from its input to logits, on one thread.
-
-    Raises:
-        InputError: if the file is of none of the forms, or its package is missing.
-    """
-    import torch
-
-    if file.suffix == ".onnx":
-        opened = session(file)
-        name = opened.get_inputs()[0].name
-        return lambda x: torch.from_numpy(opened.run(None, {name: x.numpy()})[0])
-    if file.suffix == ".pt2":
-        return torch.export.load(file).module()
-    if file.suffix == ".safetensors":
-        return load_safetensors(file)
-    raise InputError(f"{file} ends in none of {', '.join(ENDINGS.values())}.")
-
-
-def load_safetensors(file: Path) -> nn.Module:
-    """The module in a file that this command wrote; its network stands in the file's metadata.
+def load(file: Path) -> tuple[Model, dict[str, Any]]:
+    """Return the model in a file, and what the export has written of it (empty if nothing).
 
     Raises:
-        InputError: if the file is not one of this command's.
+        InputError: if the file is of none of the forms or damaged, or its package is missing.
     """
-    from safetensors import safe_open
-    from torch import nn
+    readers = {".onnx": _load_onnx, ".pt2": _load_torch_export, ".safetensors": _load_safetensors}
+    if file.suffix not in readers:
+        raise InputError(f"{file} ends in none of {', '.join(readers)}.")
+    try:
+        return readers[file.suffix](file)
+    except InputError:
+        raise
+    except Exception as error:  # each library raises its own for a damaged file
+        raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
-    from noisy_kd.data.preprocessing import restored
-    from noisy_kd.model.network import from_settings
 
-    with safe_open(file, "pt") as content:
+def _load_onnx(file: Path) -> tuple[Model, dict[str, Any]]:
+    onnxruntime = _package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    about = json.loads(session.get_modelmeta().custom_metadata_map.get("noisy_kd", "{}"))
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), about
+
+
+def _load_torch_export(file: Path) -> tuple[Model, dict[str, Any]]:
+    extra = {"noisy_kd": ""}
+    model = torch.export.load(file, extra_files=extra).module()
+    return model, json.loads(extra["noisy_kd"] or "{}")
+
+
+def _load_safetensors(file: Path) -> tuple[Model, dict[str, Any]]:
+    """Build the network that the file's metadata describes, and load its weights."""
+    with _package("safetensors").safe_open(file, "pt") as content:
         about = json.loads((content.metadata() or {}).get("noisy_kd", "{}"))
         weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     if "layers" not in about:
@@ -60,64 +66,50 @@ def load_safetensors(file: Path) -> nn.Module:
     shape, classes = tuple(about["input_shape"]), len(about["classes"])
     net: nn.Module = from_settings(student, about["layers"], shape, classes)
     if preprocessing:
-        buffers = {name[2:]: one for name, one in weights.items() if name.startswith("0.")}
+        buffers = {name[2:]: value for name, value in weights.items() if name.startswith("0.")}
         net = nn.Sequential(restored(preprocessing, buffers), net)
     net.load_state_dict(weights)
-    return net.eval().requires_grad_(False)
+    return net.eval().requires_grad_(False), about
 
 
 def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[str, Any]) -> None:
     """Write a model in one of the forms.
 
     Raises:
-        InputError: without the packages of the extra ``export``.
+        InputError: without the packages of the extra ``export``, if the file cannot be written, or
+            if torch cannot trace the model.
     """
-    import torch
-
-    batch = {0: torch.export.Dim("batch", min=1)}
+    text, batch = json.dumps(about), {0: torch.export.Dim("batch", min=1)}
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         if form == "safetensors":
-            from safetensors.torch import save_file
-
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            save_file(tensors, file, {"noisy_kd": json.dumps(about)})
+            _package("safetensors.torch").save_file(tensors, file, {"noisy_kd": text})
         elif form == "torch_export":
             exported = torch.export.export(model, (example,), dynamic_shapes=(batch,))
-            torch.export.save(exported, file, extra_files={"noisy_kd": json.dumps(about)})
+            torch.export.save(exported, file, extra_files={"noisy_kd": text})
         else:
-            _write_onnx(model, example, file, about, batch)
-    except (InputError, OSError):
+            onnx, _ = _package("onnx"), _package("onnxscript")  # torch.onnx needs both
+            program: Any = torch.onnx.export(
+                model,
+                (example,),
+                dynamic_shapes=(batch,),
+                input_names=["images"],
+                output_names=["logits"],
+                verbose=False,
+            )
+            content = program.model_proto
+            del content.graph.value_info[:]  # inner shapes that quantisation would contradict
+            onnx.helper.set_model_props(content, {"noisy_kd": text})
+            onnx.save(content, str(file))
+    except InputError:
         raise
+    except OSError as error:
+        why = f"{file} cannot be written ({error.strerror})"
+        raise InputError(f"{why}: choose another --output.") from error
     except Exception as error:  # torch.export's, of a network that it cannot trace
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"the student cannot be exported as {form}: {why}") from error
-
-
-def _write_onnx(
-    model: nn.Module, example: Tensor, file: Path, about: dict[str, Any], batch: dict[int, Any]
-) -> None:
-    import torch
-
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch.onnx needs it
-    except ImportError as error:
-        raise InputError(NO_ONNX) from error
-    torch.onnx.export(
-        model,
-        (example,),
-        str(file),
-        dynamo=True,
-        dynamic_shapes=(batch,),
-        input_names=["images"],
-        output_names=["logits"],
-        external_data=False,
-        verbose=False,
-    )
-    content = onnx.load(str(file))
-    del content.graph.value_info[:]  # inner shapes, which quantisation would find contradicted
-    onnx.helper.set_model_props(content, {"noisy_kd": json.dumps(about)})
-    onnx.save(content, str(file))
 
 
 def quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
@@ -126,66 +118,26 @@ def quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
     Raises:
         InputError: without the packages of the extra ``export``.
     """
-    try:
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise InputError(NO_ONNX) from error
+    quantization = _package("onnxruntime.quantization")
+    parts = ({"images": part.numpy()} for part in calibration.split(32))
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.parts = iter(calibration.split(32))
-
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def get_next(self) -> dict[str, Any] | None:
-            part = next(self.parts, None)
-            return None if part is None else {"images": part.numpy()}
+            return next(parts, None)
 
     logging.disable(logging.WARNING)  # its advice on a step that changes nothing here
+    if kind == "dynamic":
+        quantization.quantize_dynamic(file, small)
+    else:
+        quantization.quantize_static(file, small, Reader())
+    logging.disable(logging.NOTSET)
+
+
+def _package(name: str) -> Any:
+    """Return a module of the extra ``export``."""
     try:
-        if kind == "dynamic":
-            quantization.quantize_dynamic(str(file), str(small))
-        else:
-            quantization.quantize_static(str(file), str(small), Reader())
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def session(file: Path) -> Any:
-    """ONNX Runtime's session of a file, on one thread.
-
-    Raises:
-        InputError: without the package.
-    """
-    try:
-        import onnxruntime
+        return import_module(name)
     except ImportError as error:
-        raise InputError(NO_ONNX) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
-
-
-def metadata(file: Path) -> dict[str, Any]:
-    """Return what the export has written into the file.
-
-    Raises:
-        InputError: if nothing is there.
-    """
-    text = None
-    if file.suffix == ".onnx":
-        text = session(file).get_modelmeta().custom_metadata_map.get("noisy_kd")
-    elif file.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(file, "pt") as content:
-            text = (content.metadata() or {}).get("noisy_kd")
-    elif file.suffix == ".pt2":
-        import torch
-
-        extra = {"noisy_kd": ""}
-        torch.export.load(file, extra_files=extra)
-        text = extra["noisy_kd"] or None
-    if text is None:
-        raise InputError(f"{file} says nothing of its classes: name the run's directory instead.")
-    about: dict[str, Any] = json.loads(text)
-    return about
+        raise InputError(
+            f"{name.partition('.')[0]} is missing: pip install 'noisy-kd[export]'."
+        ) from error

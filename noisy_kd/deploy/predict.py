@@ -1,22 +1,19 @@
 """Classify images with a run's own student, or an exported one (.onnx, .pt2, .safetensors)."""
 
-from __future__ import annotations
-
-import csv
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from noisy_kd import runs
+from noisy_kd.data.decode import Pixels, decode, inspect
+from noisy_kd.deploy import formats
 from noisy_kd.errors import InputError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Answer = dict[str, Any]
-"""``file``, and ``classes`` with their ``probabilities``, the most probable first; or ``error``."""
+"""``file``; ``classes`` and their ``probabilities``, the most probable first; ``error``, or ""."""
 
 
 def predict(model: Path, files: Sequence[Path], top: int = 1) -> Iterator[Answer]:
@@ -32,18 +29,15 @@ def predict(model: Path, files: Sequence[Path], top: int = 1) -> Iterator[Answer
     Raises:
         InputError: if there is no such model, or its file takes preprocessed images only.
     """
-    import torch
-
-    from noisy_kd.data.decode import Pixels, decode, inspect
-
     run, about = load(model)
     channels, height, width = about["input_shape"]
     pixels = Pixels((height, width), channels, about.get("bits"))
     for file in files:
+        answer = {"file": str(file), "classes": [], "probabilities": [], "error": ""}
         try:
             header, image = inspect(file), decode(file, pixels)
         except InputError as error:
-            yield {"file": str(file), "error": str(error)}
+            yield {**answer, "error": str(error)}
             continue
         remarks = list(header.remarks)
         if header.size != (height, width):
@@ -53,31 +47,10 @@ def predict(model: Path, files: Sequence[Path], top: int = 1) -> Iterator[Answer
         x = torch.from_numpy(image.transpose(2, 0, 1)[None].copy())
         best = run(x).detach().softmax(dim=1).topk(min(top, len(about["classes"])))
         names = [about["classes"][k] for k in best.indices[0].tolist()]
-        yield {"file": str(file), "classes": names, "probabilities": best.values[0].tolist()}
+        yield {**answer, "classes": names, "probabilities": best.values[0].tolist()}
 
 
-def write(answers: Sequence[Answer], form: str) -> None:
-    """Print answers as ``text`` (those with an error are left out), ``json`` or ``csv``."""
-    if form == "json":
-        print(json.dumps(answers, indent=1, ensure_ascii=False))
-        return
-    rows = [
-        (answer["file"], name, probability)
-        for answer in answers
-        for name, probability in zip(
-            answer.get("classes", ()), answer.get("probabilities", ()), strict=True
-        )
-    ]
-    if form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["file", "class", "probability"])
-        writer.writerows((file, name, f"{p:.6f}") for file, name, p in rows)
-    else:
-        for file, name, probability in rows:
-            print(f"{file}: {name} ({probability:.1%})")
-
-
-def load(model: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+def load(model: Path) -> tuple[formats.Model, dict[str, Any]]:
     """Return a function from uint8 images to logits, and what is known of the model.
 
     Raises:
@@ -89,14 +62,9 @@ def load(model: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
         return lambda x: net(preprocessing(x)), result
     if not model.exists():
         raise InputError(f"there is no {model}: name a run's directory or an exported file.")
-    from noisy_kd.deploy.formats import metadata, runner
-
-    try:
-        about, run = metadata(model), runner(model)
-    except InputError:
-        raise
-    except Exception as error:  # each library raises its own for a damaged file
-        raise InputError(f"{model} cannot be read: {' '.join(str(error).split())}") from error
+    run, about = formats.load(model)
+    if not about:
+        raise InputError(f"{model} says nothing of its classes: name the run's directory instead.")
     if not about["preprocessing"]:
         raise InputError(f"{model} takes preprocessed images: export it --with-preprocessing.")
     return run, about

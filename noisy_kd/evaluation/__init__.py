@@ -1,1 +1,3 @@
 """How good a finished student is beyond its clean error."""
+
+KINDS = ("clean", "noise", "corruptions", "fgsm", "pgd", "calibration", "ood")

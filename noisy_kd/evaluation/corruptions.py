@@ -52,10 +52,6 @@ def _jpeg(x: Tensor, strength: float, _: torch.Generator) -> Tensor:
     return decoded[:, : x.shape[1]].to(x.device).float() / 255
 
 
-def _brightness(x: Tensor, strength: float, _: torch.Generator) -> Tensor:
-    return (x + strength).clamp(0, 1)
-
-
 def _contrast(x: Tensor, strength: float, _: torch.Generator) -> Tensor:
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     return ((x - mean) * strength + mean).clamp(0, 1)
@@ -82,7 +78,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "gaussian_blur": (_blur, (0.4, 0.7, 1.0, 1.5, 2.0)),
     "pixelate": (_pixelate, (0.9, 0.75, 0.6, 0.5, 0.4)),
     "jpeg": (_jpeg, (60, 40, 25, 15, 8)),
-    "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5)),
+    "brightness": (lambda x, strength, _: (x + strength).clamp(0, 1), (0.1, 0.2, 0.3, 0.4, 0.5)),
     "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
     "rotate": (_rotate, (5, 10, 15, 22, 30)),
     "translate": (_translate, (0.03, 0.06, 0.1, 0.14, 0.18)),

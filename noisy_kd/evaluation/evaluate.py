@@ -3,22 +3,21 @@
 Its numbers and curves are written for TensorBoard, too.
 """
 
-from __future__ import annotations
-
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.transforms.v2.functional import resize
 
 from noisy_kd import runs
+from noisy_kd.data import datamodules
 from noisy_kd.errors import InputError
+from noisy_kd.evaluation.robustness import Evaluation, classifier
+from noisy_kd.training.finished import load_data, teacher_test_logits
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from noisy_kd.data.datamodules import ImageDataModule
-    from noisy_kd.evaluation.robustness import Evaluation
-
-KINDS = ("clean", "noise", "corruptions", "fgsm", "pgd", "calibration", "ood")
 ACCURACIES = ("noise", "corruptions", "fgsm", "pgd")  # those that are accuracies by strength
 
 
@@ -29,7 +28,7 @@ def evaluate(
 
     Args:
         directory: of the run.
-        kinds: of :data:`KINDS`.
+        kinds: of :data:`noisy_kd.evaluation.KINDS`.
         limit: only the first so many test images; the file is then ``evaluation-LIMIT.json``.
         again: compute also what the file holds already.
 
@@ -39,9 +38,6 @@ def evaluate(
     Raises:
         InputError: if the directory holds no finished student.
     """
-    from noisy_kd.evaluation.robustness import Classifier, Evaluation
-    from noisy_kd.training.finished import load_data
-
     net = runs.load_student(directory)
     file = directory / ("evaluation.json" if limit is None else f"evaluation-{limit}.json")
     student = runs.file_digest(str(directory / "student.pt"))
@@ -56,60 +52,37 @@ def evaluate(
     if not todo:
         return found
     images, labels = data.test_images.pixels[:limit], data.test_images.labels[:limit]
-    evaluation = Evaluation(Classifier(data.preprocessing, net), images, labels)
+    evaluation = Evaluation(classifier(data.preprocessing, net), images, labels)
+    inputs: dict[str, list[Any]] = {}
+    if "clean" in todo:
+        taught = teacher_test_logits(directory)
+        if taught is None and result.get("teacher_test_errors") is not None:
+            print(f"{directory}: no agreement, the run kept no logits of its teacher (force=true)")
+        inputs["clean"] = [None if taught is None else taught[:limit]]
+    if "ood" in todo:
+        inputs["ood"] = [other_images(data)]
     for kind in todo:
-        found[kind] = _one(kind, evaluation, directory, data)
+        found[kind] = getattr(evaluation, kind)(*inputs.get(kind, ()))
     found["images"] = len(labels)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=1) + "\n")
-    temporary.replace(file)
+    file.write_text(json.dumps(found, indent=1) + "\n")
     _to_tensorboard(found, directory, file.stem)
     return found
 
 
-def _one(
-    kind: str, evaluation: Evaluation, directory: Path, data: ImageDataModule
-) -> dict[str, Any]:
-    if kind == "clean":
-        from noisy_kd.training.finished import teacher_test_logits
-
-        taught = teacher_test_logits(directory)
-        result = runs.read_result(directory) or {}
-        if taught is None and result.get("teacher_test_errors") is not None:
-            print(f"{directory}: no agreement, the run kept no logits of its teacher (force=true)")
-        return evaluation.clean(None if taught is None else taught[: len(evaluation.labels)])
-    if kind == "ood":
-        return evaluation.ood(other_images(data))
-    measured: dict[str, Any] = getattr(evaluation, kind)()
-    return measured
-
-
-def other_images(data: ImageDataModule) -> dict[str, Tensor]:
-    """Images that are not of the data set, uint8 in its shape.
+def other_images(data: datamodules.ImageDataModule) -> dict[str, Tensor]:
+    """Return images that are not of the data set, uint8 in its shape, by their data set.
 
     scikit-learn's digits for grey images; the other one of CIFAR-10 and SVHN where its files lie.
     """
-    from torchvision.transforms.v2.functional import resize
-
-    from noisy_kd.data.datamodules import CIFAR10DataModule, DigitsDataModule, SVHNDataModule
-
     channels, height, width = data.input_shape
-    others: list[type[ImageDataModule]] = []
-    if channels == 1 and data.name != "digits":
-        others.append(DigitsDataModule)
-    others += [
-        kind
-        for kind in (CIFAR10DataModule, SVHNDataModule)
-        if channels == 3 and kind.name != data.name
-    ]
     found = {}
-    for kind in others:
-        other = kind(root=data.root, download=False)
-        try:
-            images = other.read().test.pixels
-        except InputError:  # its files are not here
+    colour = (datamodules.CIFAR10DataModule, datamodules.SVHNDataModule)
+    for kind in (datamodules.DigitsDataModule,) if channels == 1 else colour:
+        if kind.name == data.name:
             continue
-        found[kind.name] = resize(images, [height, width], antialias=True)
+        with suppress(InputError):  # its files are not here
+            images = kind(root=data.root, download=False).read().test.pixels
+            found[kind.name] = resize(images, [height, width], antialias=True)
     return found
 
 
@@ -118,9 +91,11 @@ def in_words(found: dict[str, Any]) -> str:
     lines = []
     for kind, numbers in found.items():
         if isinstance(numbers, dict):
-            words = [f"{key} {one:.4f}" for key, one in numbers.items() if isinstance(one, float)]
+            texts = [
+                f"{key} {value:.4f}" for key, value in numbers.items() if isinstance(value, float)
+            ]
             what = "accuracy at " if kind in ACCURACIES else ""
-            lines.append(f"  {kind:12} {what}{', '.join(words)}")
+            lines.append(f"  {kind:12} {what}{', '.join(texts)}")
     return "\n".join(lines)
 
 
@@ -129,8 +104,6 @@ def _to_tensorboard(found: dict[str, Any], directory: Path, name: str) -> None:
 
     Those that were written before by this name, ``evaluation`` or ``evaluation-LIMIT``, give way.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     for old in directory.glob(f"events.out.tfevents.*.{name}"):
         old.unlink()
     curves = name.replace("evaluation", "accuracy")

@@ -3,7 +3,7 @@
 Shapes: N images, C channels, H x W pixels, K classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torchmetrics.functional.classification import binary_auroc, multiclass_cali
 
 from noisy_kd.data.dataset import at_once, keyed_generator
 from noisy_kd.evaluation import attacks
-from noisy_kd.evaluation.corruptions import CORRUPTIONS, gaussian_noise
+from noisy_kd.evaluation.attacks import Model
+from noisy_kd.evaluation.corruptions import CORRUPTIONS, Corruption, gaussian_noise
 
 NOISE = (0.05, 0.1, 0.2, 0.3, 0.5)  # standard deviations on the scale [0, 1]
 EPSILONS = {1: (0.05, 0.1, 0.2, 0.3), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}  # by channels
@@ -20,17 +21,11 @@ BINS = 15  # of the calibration error
 BATCH = 500
 
 
-class Classifier(nn.Module):
-    """A student on images in [0, 1]: preprocessing and net, frozen, in eval mode."""
-
-    def __init__(self, preprocessing: nn.Module, net: nn.Module) -> None:
-        super().__init__()
-        self.preprocessing, self.net = preprocessing, net
-        self.eval().requires_grad_(False)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        logits: Tensor = self.net(self.preprocessing(x_BCHW * 255))
-        return logits
+def classifier(preprocessing: nn.Module, net: nn.Module) -> Model:
+    """Return a student, frozen and in eval mode, from images in [0, 1] to logits."""
+    preprocessing.eval()
+    net.eval().requires_grad_(False)
+    return lambda x_BCHW: net(preprocessing(x_BCHW * 255))
 
 
 class Evaluation:
@@ -43,12 +38,12 @@ class Evaluation:
         seed: decides all draws.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, seed: int = 0) -> None:
+    def __init__(self, model: Model, images: Tensor, labels: Tensor, seed: int = 0) -> None:
         self.model, self.images, self.labels, self.seed = model, images, labels, seed
 
     def clean(self, taught: Tensor | None = None) -> dict[str, Any]:
         """Error, negative log-likelihood, and agreement with the teacher's logits [N, K]."""
-        logits = self.logits()
+        logits = self.logits(self.images)
         guess = logits.argmax(dim=1)
         found = {
             "error": float((guess != self.labels).float().mean()),
@@ -60,13 +55,10 @@ class Evaluation:
 
     def calibration(self) -> dict[str, Any]:
         """Expected calibration error in 15 bins, mean confidence."""
-        probabilities = self.logits().softmax(dim=1)
+        probabilities = self.logits(self.images).softmax(dim=1)
         classes = probabilities.shape[1]
         error = multiclass_calibration_error(probabilities, self.labels, classes, n_bins=BINS)
-        return {
-            "ece": float(error),
-            "confidence": float(probabilities.max(dim=1).values.mean()),
-        }
+        return {"ece": float(error), "confidence": float(probabilities.amax(dim=1).mean())}
 
     def noise(self) -> dict[str, Any]:
         """Accuracy with Gaussian noise on the pixels, by its standard deviation."""
@@ -93,52 +85,35 @@ class Evaluation:
 
     def ood(self, others: dict[str, Tensor]) -> dict[str, Any]:
         """AUROC of telling other images (uint8) from the test set's by the maximum softmax."""
-        own = self._confidence(self.images)
-        noise = torch.randint(
-            256, self.images.shape, generator=keyed_generator(self.seed, "ood"), dtype=torch.uint8
-        )
-        return {
-            name: _auroc(own, self._confidence(images))
-            for name, images in {"uniform_noise": noise, **others}.items()
-        }
-
-    @torch.no_grad()
-    def logits(self, images: Tensor | None = None) -> Tensor:
-        """Of these uint8 images or the test set, [N, K]."""
-        images = self.images if images is None else images
-        return torch.cat(
-            [self.model(part.float() / 255) for part in images.split(at_once(images, BATCH))]
-        )
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size = at_once(self.images, BATCH)
-        for x, y in zip(self.images.split(size), self.labels.split(size), strict=True):
-            yield x.float() / 255, y
-
-    def _corrupted(self, corrupt: Callable[..., Tensor], strength: float, purpose: str) -> float:
-        draws = keyed_generator(self.seed, f"{purpose} {strength}")
-        right = 0
-        with torch.no_grad():
-            for x, y in self._batches():
-                guess = self.model(corrupt(x, strength, draws)).argmax(dim=1)
-                right += int((guess == y).sum())
-        return right / len(self.labels)
-
-    def _attacked(self, attack: Callable[..., Tensor]) -> dict[str, Any]:
+        draws = keyed_generator(self.seed, "ood")
+        noise = torch.randint(256, self.images.shape, generator=draws, dtype=torch.uint8)
+        own = self.logits(self.images).softmax(dim=1).amax(dim=1)
         found = {}
-        for epsilon in EPSILONS[self.images.shape[1]]:
-            draws, right = keyed_generator(self.seed, f"attack {epsilon}"), 0
-            for x, y in self._batches():
-                guess = self.model(attack(x, y, epsilon, draws)).argmax(dim=1)
-                right += int((guess == y).sum())
-            found[f"{epsilon:.4g}"] = right / len(self.labels)
+        for name, images in {"uniform_noise": noise, **others}.items():
+            other = self.logits(images).softmax(dim=1).amax(dim=1)
+            is_own = torch.cat([torch.ones_like(own), torch.zeros_like(other)]).long()
+            found[name] = float(binary_auroc(torch.cat([own, other]), is_own))
         return found
 
-    def _confidence(self, images: Tensor) -> Tensor:
-        return self.logits(images).softmax(dim=1).max(dim=1).values
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Of uint8 images, [N, K]."""
+        parts = images.split(at_once(images, BATCH))
+        return torch.cat([self.model(part.float() / 255) for part in parts])
 
+    def _corrupted(self, corrupt: Corruption, strength: float, purpose: str) -> float:
+        return self._accuracy(lambda x, _, s, draws: corrupt(x, s, draws), strength, purpose)
 
-def _auroc(own: Tensor, other: Tensor) -> float:
-    """Probability that an own image is more confident than another; ties count half."""
-    target = torch.cat([torch.ones(len(own)), torch.zeros(len(other))]).long()
-    return float(binary_auroc(torch.cat([own, other]), target))
+    def _attacked(self, attack: Callable[..., Tensor]) -> dict[str, Any]:
+        epsilons = EPSILONS[self.images.shape[1]]
+        return {f"{e:.4g}": self._accuracy(attack, e, "attack") for e in epsilons}
+
+    def _accuracy(self, change: Callable[..., Tensor], strength: float, purpose: str) -> float:
+        """Accuracy on changed images; ``change`` takes images, labels, strength and generator."""
+        draws, right = keyed_generator(self.seed, f"{purpose} {strength}"), 0
+        size = at_once(self.images, BATCH)
+        for images, y in zip(self.images.split(size), self.labels.split(size), strict=True):
+            changed = change(images.float() / 255, y, strength, draws)
+            with torch.no_grad():
+                right += int((self.model(changed).argmax(dim=1) == y).sum())
+        return right / len(self.labels)

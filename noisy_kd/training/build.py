@@ -167,12 +167,17 @@ def teachers(config: Config, data: ImageDataModule) -> list[nn.Module]:
     classes, seed, wanted = len(data.classes), config.teacher.seed, config.teacher.input
     if wanted == Input():
         return [network(spec, data.input_shape, classes, seed) for spec in config.teachers]
-    channels, height, width = data.input_shape
-    channels = teacher_channels(channels, wanted.mean, wanted.std)
-    shape = (channels, wanted.size or height, wanted.size or width)
+    shape = teacher_shape(config.teacher, data.input_shape)
     nets = [network(spec, shape, classes, seed) for spec in config.teachers]
     to_pixels = _undo(data.preprocessing)
     return [TeacherInput(net, to_pixels, wanted.size, wanted.mean, wanted.std) for net in nets]
+
+
+def teacher_shape(teacher: Teacher, input_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the shape [C, H, W] of what the teacher sees of images of ``input_shape``."""
+    (channels, height, width), wanted = input_shape, teacher.input
+    channels = teacher_channels(channels, wanted.mean, wanted.std)
+    return channels, wanted.size or height, wanted.size or width
 
 
 def _undo(scaled: nn.Module) -> Callable[[Tensor], Tensor]:
