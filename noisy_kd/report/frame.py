@@ -58,18 +58,18 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
     for result in results:
         if "settings" not in result:  # not a result of this project
             continue
-        row = _flat(result["settings"])
+        settings = result["settings"]
+        row = _flat(settings)
         row["data"] = row.pop("data.name")
         row["method"] = row.pop("method._target_").rpartition(".")[2]
         row |= {"model@student": result["student"], "model@teacher": result["teacher"]}
         if row["method"] == "two_teachers":
             row["method.teachers"] = result["teacher"]
-        if checkpoint := result["settings"].get("teacher", {}).get("checkpoint"):
+        if checkpoint := settings.get("teacher", {}).get("checkpoint"):
             row["teacher.checkpoint"] = CONTENT + checkpoint
-        row |= {"seed": result["settings"]["seed"], "status": result["status"], "result": result}
+        row |= {"seed": settings["seed"], "status": result["status"], "result": result}
         row["baseline"] = result["method"] == "logit_regression"
-        for key in ERRORS:
-            row[key] = NAN if result.get(key) is None else 100 * result[key]
+        row |= {key: NAN if result.get(key) is None else 100 * result[key] for key in ERRORS}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -77,31 +77,27 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = canonical(value)
+        is_inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if is_inner else {prefix + key: canonical(value)}
     return flat
 
 
 def filters(overrides: Sequence[str]) -> dict[str, list[Value]]:
     """Return KEY=VALUE,... as key -> values; keys that decide no number are left out."""
-    pairs = [word.partition("=") for word in overrides if not word.startswith("hydra")]
-    chosen = {key.lstrip("+"): split(values) for key, _, values in pairs}
-    chosen = {key: values for key, values in chosen.items() if key not in PLACE}
-    if chosen.get("precision") == ["auto"]:  # results have what it was resolved to
-        del chosen["precision"]
-    for key, values in chosen.items():
+    chosen = {}
+    for override in overrides:
+        key, _, values = override.lstrip("+").partition("=")
+        if key in PLACE or key.startswith("hydra") or override == "precision=auto":
+            continue  # results have the precision that auto was resolved to
+        chosen[key] = split(values)
         if key in ("student.layers", "teacher.layers"):
-            chosen[key] = [notation.notation(notation.parse(str(layers))) for layers in values]
+            chosen[key] = [notation.notation(notation.parse(str(v))) for v in chosen[key]]
         elif key == "teacher.checkpoint":
-            chosen[key] = [_digest(str(file)) for file in values]
+            chosen[key] = [
+                file if file.startswith((CONTENT, "null")) else CONTENT + runs.file_digest(file)
+                for file in map(str, chosen[key])
+            ]
     return chosen
-
-
-def _digest(checkpoint: str) -> str:
-    is_file = checkpoint != "null" and not checkpoint.startswith(CONTENT)
-    return CONTENT + runs.file_digest(checkpoint) if is_file else checkpoint
 
 
 def select(table: pd.DataFrame, chosen: Mapping[str, Sequence[Value]]) -> pd.DataFrame:
@@ -153,12 +149,11 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     relative ``improvement``; ``is_baseline``; ``paper``, ``paper_improvement``; ``runs``.
     """
     columns = cell_columns(sweep, table)
-    table = table.copy()
+    is_papers = _is_papers(sweep, table)
+    table = table.fillna(dict.fromkeys([*NOISE, *REGULARISERS], 0.0))
+    table.loc[table["baseline"], table.columns.intersection(NOISE)] = 0.0
     if "logit_regression" in sweep.axes.get("method", ()):
         table.loc[table["baseline"], "method"] = "logit_regression"
-    for key in {*NOISE, *REGULARISERS} & set(columns):
-        table[key] = table[key].fillna(0.0)
-    table.loc[table["baseline"], [key for key in NOISE if key in columns]] = 0.0
     shared = [key for key in columns if not key.startswith("method") and key not in REGULARISERS]
     plain = table[table["baseline"]]
     for key in set(REGULARISERS) & set(columns):
@@ -169,32 +164,28 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
         tuple(settings.values()): errors_by_seed(members)
         for settings, members in _groups(plain, shared)
     }
-    is_papers = _is_papers(sweep, table)
     rows = []
     for settings, members in _groups(table, columns):
-        base = baselines.get(tuple(settings[key] for key in shared), {})
         errors = errors_by_seed(members)
         is_baseline = bool(errors) and bool(members.index.isin(plain.index).all())
+        base = {} if is_baseline else baselines.get(tuple(settings[key] for key in shared), {})
+        difference, low, high, p = paired(errors, base)
+        clean = spread([base[seed] for seed in errors.keys() & base.keys()])[0]
         mean, deviation = spread(errors.values())
-        comparison = paired(errors, {} if is_baseline else base)
-        both = errors.keys() & base.keys()
-        clean, own = sum(base[seed] for seed in both), sum(errors[seed] for seed in both)
         rows.append(
             {
                 **settings,
-                "mean": mean,
-                "deviation": deviation,
-                "n": len(errors),
+                **{"mean": mean, "deviation": deviation, "n": len(errors)},
                 "val_error": spread(errors_by_seed(members, "val_error").values())[0],
-                **dict(zip(("difference", "low", "high", "p"), comparison, strict=True)),
-                "improvement": 100 * (clean - own) / clean if clean and not is_baseline else None,
+                **{"difference": difference, "low": low, "high": high, "p": p},
+                "improvement": -100 * difference / clean if clean else None,
                 "is_baseline": is_baseline,
                 **_paper(sweep, settings if is_papers else {}),
                 "runs": members,
             }
         )
     summary = pd.DataFrame(rows)
-    summary["holm"] = holm(summary["p"]) if len(summary) else []
+    summary["holm"] = holm(summary["p"]) if rows else []
     return summary
 
 
@@ -226,12 +217,12 @@ def paired(
     """
     seeds = sorted(values.keys() & baseline.keys())
     mean, deviation = spread([values[seed] - baseline[seed] for seed in seeds])
-    n = len(seeds)
-    if n < 2 or deviation / n**0.5 <= 1e-9 * max(1.0, abs(mean)):  # equal but for rounding
+    freedom = len(seeds) - 1
+    error = deviation / len(seeds) ** 0.5 if freedom > 0 else NAN
+    if not error > 1e-9 * max(1.0, abs(mean)):  # too few pairs, or equal but for rounding
         return mean, NAN, NAN, NAN
-    error = deviation / n**0.5
-    half = error * float(stdtrit(n - 1, 0.975))
-    return mean, mean - half, mean + half, 2 * float(stdtr(n - 1, -abs(mean) / error))
+    half = error * float(stdtrit(freedom, 0.975))
+    return mean, mean - half, mean + half, 2 * float(stdtr(freedom, -abs(mean) / error))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ import pandas as pd
 from noisy_kd.errors import InputError
 from noisy_kd.report.frame import settings_of, text
 from noisy_kd.report.sweeps import Sweep
-from noisy_kd.report.tables import best_cells, short
+from noisy_kd.report.tables import best_cells, place, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,20 +24,19 @@ def draw(sweep: Sweep, summary: pd.DataFrame, file: Path) -> None:
     Raises:
         InputError: for another type of file, or without any finished run.
     """
-    import matplotlib
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     if file.suffix not in (".png", ".svg"):
         raise InputError(f"--plot {file}: choose a name that ends in .png or .svg.")
     done = summary[summary["n"] > 0] if len(summary) else summary
     if done.empty:
         raise InputError(f"there are no runs of {sweep.name} to draw.")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     settings = settings_of(done)
     numeric = [k for k in settings if pd.api.types.is_numeric_dtype(done[k].infer_objects())]
     numeric = [key for key in numeric if done[key].nunique() > 1] or numeric
-    figure, plot = pyplot.subplots(figsize=(6, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    plot = figure.subplots()
     plot.set_ylabel("test error in percent")
     if sweep.name == "figure3":
         _compression(plot, sweep, done)
@@ -52,9 +51,8 @@ def draw(sweep: Sweep, summary: pd.DataFrame, file: Path) -> None:
     plot.set_title(sweep.title, fontsize=8, wrap=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if file.suffix == ".svg" else {}
-    with matplotlib.rc_context({"svg.hashsalt": sweep.name}):  # the same file each time
+    with rc_context({"svg.hashsalt": sweep.name}):  # the same file each time
         figure.savefig(file, metadata=metadata)
-    pyplot.close(figure)
 
 
 def _curves(plot: Axes, summary: pd.DataFrame, settings: list[str], axis: str) -> None:
@@ -73,8 +71,8 @@ def _curves(plot: Axes, summary: pd.DataFrame, settings: list[str], axis: str) -
             plot.plot(paper[axis], paper["paper"], "--", color=PAPER, label=name)
         for mean in cells.loc[cells["is_baseline"], "mean"]:
             name = ", ".join(filter(None, ["logit regression", label]))
-            line = plot.axhline(mean, linewidth=1, linestyle=":", label=name)
-            line.set_color(color if label else BASELINE)
+            line_color = color if label else BASELINE
+            plot.axhline(mean, linewidth=1, linestyle=":", label=name, color=line_color)
     if axis == "optimizer.weight_decay":
         plot.set_xscale("symlog", linthresh=1e-6)
     elif axis == "method.temperature":
@@ -99,13 +97,7 @@ def _differences(plot: Axes, done: pd.DataFrame, settings: list[str]) -> None:
     half, places = (cells["high"] - cells["difference"]).fillna(0.0), range(len(cells))
     plot.errorbar(cells["difference"], places, xerr=half, fmt="o", color=MEASURED, capsize=3)
     plot.axvline(0, color=BASELINE, linewidth=1)
-    names = [
-        ", ".join(
-            f"{short(key)} {text(value)}" for key, value in zip(settings, values, strict=True)
-        )
-        for values in cells[settings].to_numpy()
-    ]
-    plot.set_yticks(places, names, fontsize=7)
+    plot.set_yticks(places, [place(cell, settings) for _, cell in cells.iterrows()], fontsize=7)
     plot.invert_yaxis()
     plot.set_xlabel("points to logit regression, 95 % (left is better)", fontsize=8)
     plot.set_ylabel("")
@@ -113,17 +105,16 @@ def _differences(plot: Axes, done: pd.DataFrame, settings: list[str]) -> None:
 
 def _compression(plot: Axes, sweep: Sweep, done: pd.DataFrame) -> None:
     """[NT] Figure 3: error against compression ratio."""
-    sizes = sweep.paper["compression"]
-    cells = [
-        (best["runs"]["result"].iloc[0]["compression"], best["mean"], clean["mean"])
-        for _, best, clean in best_cells(sweep, done)
-    ]
-    measured = pd.DataFrame(cells, columns=["size", "best", "baseline"]).sort_values("size")
-    series = {"noisy teacher": ("best", MEASURED), "logit regression": ("baseline", BASELINE)}
-    for name, (key, color) in series.items():
-        if len(measured):
-            plot.plot(measured["size"], measured[key], "o-", color=color, label=name)
+    sizes, best = sweep.paper["compression"], best_cells(sweep, done)
+    own_sizes = [noisy["runs"]["result"].iloc[0]["compression"] for _, noisy, _ in best]
+    series = (("best", MEASURED, "noisy teacher"), ("baseline", BASELINE, "logit regression"))
+    for position, (key, color, name) in enumerate(series, start=1):
+        if best:
+            measured = sorted(
+                zip(own_sizes, (cells[position]["mean"] for cells in best), strict=True)
+            )
+            plot.plot(*zip(*measured, strict=True), "o-", color=color, label=name)
         paper = sorted((sizes[student], sweep.paper[key][student]) for student in sizes)
-        label = f"paper, {name}"
-        plot.plot(*zip(*paper, strict=True), "o--", color=color, alpha=0.5, label=label)
+        line: dict[str, Any] = {"color": color, "alpha": 0.5, "label": f"paper, {name}"}
+        plot.plot(*zip(*paper, strict=True), "o--", **line)
     plot.set_xlabel("compression: multiplications of the teacher / of the student")

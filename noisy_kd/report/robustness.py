@@ -12,7 +12,7 @@ from noisy_kd import runs
 from noisy_kd.report import frame
 from noisy_kd.report.frame import paired, spread, text
 from noisy_kd.report.sweeps import Sweep, Value
-from noisy_kd.report.tables import Table, interval
+from noisy_kd.report.tables import Table, interval, mean_text
 from noisy_kd.runs import Result
 
 NOTE = (
@@ -68,8 +68,9 @@ def _tables(table: pd.DataFrame, strengths: tuple[str, str]) -> list[Table]:
         given = {key.removeprefix("method."): text(first.get(key)) for key in settings}
         listed = ", ".join(f"{key} {value}" for key, value in given.items() if value)
         label = f"{first['method']} ({listed})" if listed else first["method"]
+        means = (spread(members[head].dropna().tolist()) for head in heads)
         row = [*_texts(members, COLUMNS[:-1]), label, str(len(members))]
-        rows.append([*row, *(_mean(members[head].dropna()) for head in heads)])
+        rows.append([*row, *(mean_text(*mean, ".3g", ".2g") for mean in means)])
         base = hinton[_texts(members, shared)]
         if len(base) == 1 and base[0] is not members:
             errors = ((frame.errors_by_seed(m, head) for m in (members, *base)) for head in heads)
@@ -106,10 +107,3 @@ def _measures(table: pd.DataFrame, noise: str, epsilon: str) -> pd.DataFrame:
     }
     measures["AUROC"] = evaluations.filter(regex=r"^ood\.").mean(axis=1)
     return pd.DataFrame(measures).set_index(table.index).dropna(axis=1, how="all")
-
-
-def _mean(values: pd.Series[float]) -> str:
-    if values.empty:
-        return ""
-    mean, deviation = spread(values.tolist())
-    return f"{mean:.3g}" + ("" if pd.isna(deviation) else f" ± {deviation:.2g}")

@@ -51,14 +51,11 @@ def read(name: str) -> Sweep:
     paper = content.get("paper", {})
     paper = read(paper["same_as"]).paper if "same_as" in paper else paper
     title = text.splitlines()[0].lstrip("# ").rstrip(".")
-    return Sweep(name, title, axes, paper, _usual(_defaults(content).get("data", "digits")))
-
-
-def _usual(dataset: str) -> dict[str, Value]:
-    content = yaml.safe_load((CONF / "data" / f"{dataset}.yaml").read_text("utf-8"))
-    groups = _defaults(content).items()
-    networks = {f"model@{group.rpartition('.')[2]}": name for group, name in groups}
-    return {"data": dataset, "method.alpha": content["recipe"]["alpha"], **networks}
+    dataset = _defaults(content).get("data", "digits")
+    data = yaml.safe_load((CONF / "data" / f"{dataset}.yaml").read_text("utf-8"))
+    networks = {f"model@{key.rpartition('.')[2]}": name for key, name in _defaults(data).items()}
+    usual = {"data": dataset, "method.alpha": data["recipe"]["alpha"], **networks}
+    return Sweep(name, title, axes, paper, usual)
 
 
 def _defaults(content: dict[str, Any]) -> dict[str, str]:

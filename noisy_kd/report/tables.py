@@ -73,9 +73,8 @@ def report(
     """
     chosen = chosen or {}
     table = frame.select(frame.frame(results), chosen)
-    single = {k: v[0] for k, v in chosen.items() if len(v) == 1}
     hidden = {*sweep.axes, "data", "seed"}
-    shown = [f"{key}={text(value)}" for key, value in single.items() if key not in hidden]
+    shown = [f"{k}={text(v[0])}" for k, v in chosen.items() if len(v) == 1 and k not in hidden]
     title = f"{sweep.name}: {sweep.title}" + (f" ({' '.join(shown)})" if shown else "")
     if table.empty:
         return [Table(title, [], [], [f"No runs: noisy-kd train -cn {sweep.name}."])]
@@ -94,8 +93,8 @@ def overview(folder: Path) -> Table:
         done = sum(result["status"] == "done" for result in frame.read(folder, recorded))
         count = f"{done} of {len(recorded)}" if recorded else ""
         rows.append([name, sweeps.read(name).title, count])
-    nothing = "No sweep has been run: noisy-kd train -cn quick."
-    notes = [] if any(row[2] for row in rows) else [nothing]
+    is_empty = not any(count for _, _, count in rows)
+    notes = ["No sweep has been run: noisy-kd train -cn quick."] if is_empty else []
     return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "runs done"], rows, notes)
 
 
@@ -104,7 +103,7 @@ def plain_table(results: Sequence[tuple[str, Result | None]]) -> Table:
     rows = []
     for name, result in results:
         run = result or {"status": "missing"}
-        errors = [run.get(key) for key in ("val_error", "test_error")]
+        errors = (run.get(key) for key in ("val_error", "test_error"))
         shown = ["" if error is None else f"{100 * error:.2f}" for error in errors]
         rows.append([name, *shown, run["status"]])
     return Table("The runs", ["run", "validation error %", "test error %", "status"], rows)
@@ -137,12 +136,22 @@ def short(key: str) -> str:
     return SHORT.get(key, key)
 
 
+def place(cell: pd.Series[Any], settings: Sequence[str]) -> str:
+    """Return the settings of a cell with their short names."""
+    return ", ".join(f"{short(key)} {text(cell[key])}" for key in settings)
+
+
 def _error(cell: pd.Series[Any]) -> list[str]:
-    """Return the mean error with its standard deviation, and n."""
-    if not cell["n"]:
-        return [" and ".join(sorted(set(cell["runs"]["status"]))), "0"]
-    deviation = "" if pd.isna(cell["deviation"]) else f" ± {cell['deviation']:.2f}"
-    return [f"{cell['mean']:.2f}{deviation}", str(cell["n"])]
+    """Return the mean error with its standard deviation, and n; without runs their status."""
+    status = " and ".join(sorted(set(cell["runs"]["status"])))
+    return [mean_text(cell["mean"], cell["deviation"]) or status, str(cell["n"])]
+
+
+def mean_text(mean: float, deviation: float, form: str = ".2f", spread: str = ".2f") -> str:
+    """Return a mean with its standard deviation; empty for NaN."""
+    if pd.isna(mean):
+        return ""
+    return f"{mean:{form}}" + ("" if pd.isna(deviation) else f" ± {deviation:{spread}}")
 
 
 def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
@@ -175,18 +184,14 @@ def _what(table: pd.DataFrame) -> str:
 def _gaps(summary: pd.DataFrame, settings: list[str]) -> list[str]:
     """Return a line for runs that diverged, have failed, or are missing."""
     seeds = sorted({seed for members in summary["runs"] for seed in members["seed"]})
-    lines = []
-    for status in ("diverged", "failed", "missing"):
-        places = []
-        for _, cell in summary.iterrows():
-            by_seed = dict(zip(cell["runs"]["seed"], cell["runs"]["status"], strict=True))
-            bad = ", ".join(str(s) for s in seeds if by_seed.get(s, "missing") == status)
+    places: dict[str, list[str]] = {"diverged": [], "failed": [], "missing": []}
+    for _, cell in summary.iterrows():
+        by_seed = dict(zip(cell["runs"]["seed"], cell["runs"]["status"], strict=True))
+        for status, cells in places.items():
+            bad = [str(seed) for seed in seeds if by_seed.get(seed, "missing") == status]
             if bad:
-                where = ", ".join(f"{short(key)} {text(cell[key])}" for key in settings)
-                places.append(f"{where} (seed {bad})")
-        if places:
-            lines.append(f"{status.title()}: {'; '.join(places)}.")
-    return lines
+                cells.append(f"{place(cell, settings)} (seed {', '.join(bad)})")
+    return [f"{status.title()}: {'; '.join(cells)}." for status, cells in places.items() if cells]
 
 
 def _best(sweep: Sweep, summary: pd.DataFrame) -> Table | None:
@@ -226,13 +231,12 @@ def _tuned(summary: pd.DataFrame) -> Table | None:
     if not others or not tuned or len(others) == len(settings) or plain.nunique() < 2:
         return None
     clean, noisy = (done.loc[done["val_error"][mask].idxmin()] for mask in (plain, ~plain))
-    difference, low, high, p = paired(*(frame.errors_by_seed(c["runs"]) for c in (noisy, clean)))
-    rows = [
-        [name, *(text(cell[key]) for key in settings), f"{cell['val_error']:.2f}", *_error(cell)]
-        for name, cell in (("without noise", clean), ("with noise", noisy))
-    ]
-    rows[0] += ["", ""]
-    rows[1] += [interval(difference, low, high), _p(p)]
+    *difference, p = paired(*(frame.errors_by_seed(c["runs"]) for c in (noisy, clean)))
+    compared = [interval(*difference), _p(p)]
+    rows = []
+    for name, cell, own in (("without noise", clean, ["", ""]), ("with noise", noisy, compared)):
+        shown = [text(cell[key]) for key in settings]
+        rows.append([name, *shown, f"{cell['val_error']:.2f}", *_error(cell), *own])
     heads = ["", *map(short, settings), "val. error %", "error %", "n", "difference [95 %]", "p"]
     return Table("Each at the settings of its lowest validation error", heads, rows)
 
@@ -249,10 +253,12 @@ def _cost(sweep: Sweep, table: pd.DataFrame) -> Table | None:
     for name in dict.fromkeys(result["student"] for result in done):
         own = [result for result in done if result["student"] == name]
         run, latency = own[0], next(filter(None, map(latency_of, own)), {})
-        ratio = run["teacher_parameters"] / run["parameters"]
         row = [name, f"{run['multiplications']:,}", f"{run['compression']:.2f}"]
         row += [text(sweep.paper["compression"].get(name)), f"{run['parameters']:,}"]
-        row += [f"{ratio:.2f}", f"{4 * run['parameters'] / 1e6:.1f} MB"]
+        row += [
+            f"{run['teacher_parameters'] / run['parameters']:.2f}",
+            f"{4 * run['parameters'] / 1e6:.1f} MB",
+        ]
         rows.append([*row, *(_latency(latency, batch) for batch in (1, 64))])
     heads = ["network", "multiplications", "ratio", "paper", "parameters", "ratio", "on disk"]
     heads += ["latency of 1: ms (ratio)", "of 64"]
@@ -274,13 +280,10 @@ def _latency(latency: Mapping[str, float], batch: int) -> str:
 def as_markdown(table: Table) -> str:
     """Return a table of GitHub's Markdown."""
 
-    def bar(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    lines = [f"### {table.title}", ""]
-    if table.rows:
-        lines += [bar(table.heads), bar(["---"] * len(table.heads)), *map(bar, table.rows), ""]
-    return "\n".join([*lines, *(f"{note}  " for note in table.notes)])
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.heads, *table.rows)]
+    head, *rows = (f"| {' | '.join(row)} |" for row in cells)
+    grid = [head, "| --- " * len(table.heads) + "|", *rows, ""] if rows else []
+    return "\n".join([f"### {table.title}", "", *grid, *(f"{note}  " for note in table.notes)])
 
 
 def as_html(table: Table) -> str:
