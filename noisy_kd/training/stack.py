@@ -87,7 +87,7 @@ class StudentStack(LightningModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser per student."""
-        return [one.optimizer_factory(one.trained_parameters()) for one in self.distillers]
+        return [one.make_optimizer() for one in self.distillers]
 
     def on_fit_start(self) -> None:
         """Draw the noise that is drawn once, and look up every training sample's target."""
@@ -104,23 +104,24 @@ class StudentStack(LightningModule):
         z_NTC = self.samples.z_NTC.to(self.device)
         for k, one in enumerate(self.distillers):
             generator = keyed_generator(one.seed, "frozen noise", device=self.device)
-            self.targets[k] = one.method.fixed_target(z_NTC, generator)
+            if not one.fickle:  # else the teacher is asked at each step
+                self.targets[k] = one.method.fixed_target(z_NTC, generator)
             if one.method.moves_target:
                 self.clean_targets[k] = one.method.clean_target(z_NTC)
 
     def on_train_start(self) -> None:
         """Decide how each student's steps are made."""
-        self.steps = [
-            Graphed(partial(self._steps, k), one.student, optimizer, list(one.draws.values()))
-            if self._may_be_graphed(k)
-            else partial(self._steps, k)
-            for k, (one, optimizer) in enumerate(
-                zip(self.distillers, self._optimizers, strict=True)
-            )
+        self.steps: list[Callable[..., Sums]] = [
+            partial(self._steps, k) for k in range(len(self.distillers))
         ]
-        for optimizer, steps in zip(self._optimizers, self.steps, strict=True):
-            for group in optimizer.param_groups if isinstance(steps, Graphed) else ():
-                group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
+        for k, (one, optimizer) in enumerate(
+            zip(self.distillers, self.trainer.optimizers, strict=True)
+        ):
+            if self._may_be_graphed(k):
+                draws = list(one.draws.values())
+                self.steps[k] = Graphed(self.steps[k], one.student, optimizer, draws)
+                for group in optimizer.param_groups:
+                    group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
 
     def on_train_epoch_start(self) -> None:
         """Key every generator by seed and epoch."""
@@ -143,8 +144,7 @@ class StudentStack(LightningModule):
                 x, y, more = unpack(batch if self.samples is None else batch[one.seed])
                 used.append(self.numerics.to_channels_last(x))
                 rates = self._rates(k, batch_idx * self.chunk_steps, len(y))
-                steps: Callable[..., Sums] = self.steps[k]
-                made[k] = steps(used[-1], y, more, rates)
+                made[k] = self.steps[k](used[-1], y, more, rates)
         for k, sums in made.items():
             steps = self.steps[k]
             if isinstance(steps, Graphed):
@@ -214,7 +214,7 @@ class StudentStack(LightningModule):
 
     def updates(self, k: int) -> int:
         """Return the steps of student k's optimiser, as it has counted them; 0 if it does not."""
-        states = list(self._optimizers[k].state.values())
+        states = list(self.trainer.optimizers[k].state.values())
         return int(states[0].get("step", 0)) if states else 0
 
     @property
@@ -241,8 +241,6 @@ class StudentStack(LightningModule):
                 None if table is None else table[more[part]]
                 for table in (self.targets[k], self.clean_targets[k])
             )
-            if self.distillers[k].fickle:
-                z = None  # the teacher is asked
             for name, value in self._step(k, x[part], y[part], z, clean, rates_S[i]).items():
                 sums[name] = sums.get(name, 0) + value
         return sums
@@ -251,8 +249,12 @@ class StudentStack(LightningModule):
         self, k: int, x: Tensor, y: Tensor, z: Tensor | None, clean: Tensor | None, rate: Tensor
     ) -> Sums:
         """[NT] Algorithm 1, lines 4 to 8, for student k."""
-        one, optimizer = self.distillers[k], self._optimizers[k]
-        self._set_rate(k, rate)
+        one, optimizer = self.distillers[k], self.trainer.optimizers[k]
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(rate, non_blocking=True)
+            else:
+                group["lr"] = float(rate)
         one.target = None
         with self._global_draws(k):
             loss = one.loss(x, y, z, one.draws["noise"])
@@ -283,30 +285,19 @@ class StudentStack(LightningModule):
         """Whether student k's steps are the same work each time, without a look at the device."""
         one = self.distillers[k]
         changes = one.hint is not None or one.averaging == "ema" or self.draws_globally[k]
-        able = self.numerics.graphs and "capturable" in self._optimizers[k].defaults
+        able = self.numerics.graphs and "capturable" in self.trainer.optimizers[k].defaults
         single = self.samples is not None and self.trainer.world_size == 1 and not self.clip
         return able and single and not changes
 
     def _rates(self, k: int, first: int, samples: int) -> Tensor:
         """The learning rates of the steps on so many samples, [S], on the CPU."""
-        schedule, rate = self.distillers[k].schedule, self._optimizers[k].defaults["lr"]
+        schedule, rate = self.distillers[k].schedule, self.trainer.optimizers[k].defaults["lr"]
         epochs, count = self.trainer.max_epochs or 1, 1
         per_epoch = float(self.trainer.num_training_batches)
         if self.samples is not None:
             count, per_epoch = -(-samples // self.samples.batch_size), self.samples.steps
         done = [(self.current_epoch + (first + s) / per_epoch) / epochs for s in range(count)]
         return torch.tensor([rate * schedule(one) for one in done], dtype=torch.float64)
-
-    def _set_rate(self, k: int, rate: Tensor) -> None:
-        for group in self._optimizers[k].param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].copy_(rate, non_blocking=True)
-            else:
-                group["lr"] = float(rate)
-
-    @property
-    def _optimizers(self) -> list[Optimizer]:
-        return list(self.trainer.optimizers)
 
     def _add(self, k: int, **values: Tensor | int) -> None:
         sums = self._sums[k]

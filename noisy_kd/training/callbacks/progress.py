@@ -45,9 +45,8 @@ class Bar:
 
     def update(self, completed: float, done: str, metrics: Mapping[str, float]) -> None:
         """Show how far the training is."""
-        error = ""
-        for key, form in (("loss", "loss {:.3g}"), ("val_error", "val. error {:.2%}")):
-            error = form.format(metrics[key]) if key in metrics else error
+        error = f"loss {metrics['loss']:.3g}" if "loss" in metrics else ""
+        error = f"val. error {metrics['val_error']:.2%}" if "val_error" in metrics else error
         self.bar.update(self.task, completed=completed, done=done, error=error)
         tenth = int(10 * completed / max(1, self.total))
         if self.logs and tenth > self.tenth:
