@@ -82,7 +82,7 @@ class StudentStack(LightningModule):
         self.diverged = [False] * len(distillers)
         self.stopped: list[int | None] = [None] * len(distillers)  # after which epoch, by patience
         self.interrupted = False  # by Ctrl-C
-        self._sums: list[dict[str, Tensor | float]] = [{} for _ in distillers]
+        self._sums: list[Sums] = [{} for _ in distillers]
         self._metrics: list[dict[str, float]] | None = None
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -103,8 +103,8 @@ class StudentStack(LightningModule):
             return
         z_NTC = self.samples.z_NTC.to(self.device)
         for k, one in enumerate(self.distillers):
-            generator = keyed_generator(one.seed, "frozen noise", device=self.device)
             if not one.fickle:  # else the teacher is asked at each step
+                generator = keyed_generator(one.seed, "frozen noise", device=self.device)
                 self.targets[k] = one.method.fixed_target(z_NTC, generator)
             if one.method.moves_target:
                 self.clean_targets[k] = one.method.clean_target(z_NTC)
@@ -149,7 +149,7 @@ class StudentStack(LightningModule):
             steps = self.steps[k]
             if isinstance(steps, Graphed):
                 steps.join()
-            self._add(k, **sums)
+            _add(self._sums[k], sums)
             if batch_idx + 1 == self.trainer.num_training_batches:
                 self.distillers[k].after_epoch(self.trainer.max_epochs or 0)
 
@@ -161,10 +161,11 @@ class StudentStack(LightningModule):
         x = self.numerics.to_channels_last(x)
         for k, one in enumerate(self.distillers):
             guess = self.numerics.logits(one.eval_model, x).argmax(dim=1)
-            self._add(k, val_count=len(y), val_errors=(guess != y).sum())
+            sums: Sums = {"val_count": len(y), "val_errors": (guess != y).sum()}
             clean = one.clean_target(x, z)
             if clean is not None:
-                self._add(k, agreements=(guess == clean.argmax(dim=1)).sum())
+                sums["agreements"] = (guess == clean.argmax(dim=1)).sum()
+            _add(self._sums[k], sums)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return what the epoch gave, one dict per student: the one read from the device in it.
@@ -172,7 +173,7 @@ class StudentStack(LightningModule):
         A student whose loss is no longer finite is marked as diverged, and trained no further.
         """
         if self._metrics is None:
-            self._metrics = [self._read(sums) for sums in self._sums]
+            self._metrics = [_read(sums) for sums in self._sums]
             for k, metrics in enumerate(self._metrics):
                 if self.active[k]:
                     self.diverged[k] = not math.isfinite(metrics.get("loss", math.nan))
@@ -241,8 +242,7 @@ class StudentStack(LightningModule):
                 None if table is None else table[more[part]]
                 for table in (self.targets[k], self.clean_targets[k])
             )
-            for name, value in self._step(k, x[part], y[part], z, clean, rates_S[i]).items():
-                sums[name] = sums.get(name, 0) + value
+            _add(sums, self._step(k, x[part], y[part], z, clean, rates_S[i]))
         return sums
 
     def _step(
@@ -256,7 +256,11 @@ class StudentStack(LightningModule):
             else:
                 group["lr"] = float(rate)
         one.target = None
-        with self._global_draws(k):
+        draws: AbstractContextManager[None] = nullcontext()
+        if self.draws_globally[k]:
+            seed = torch.randint(2**62, (1,), generator=self.global_seeds[k])
+            draws = seeded(int(seed), self.device)
+        with draws:
             loss = one.loss(x, y, z, one.draws["noise"])
         optimizer.zero_grad()
         if self.trainer.world_size > 1:
@@ -273,13 +277,6 @@ class StudentStack(LightningModule):
             sums["moved"] = (one.target - clean).square().sum()
             sums["size"] = clean.square().sum()
         return sums
-
-    def _global_draws(self, k: int) -> AbstractContextManager[None]:
-        """Seed the global generators for a module that may draw from them, then restore them."""
-        if not self.draws_globally[k]:
-            return nullcontext()
-        seed = torch.randint(2**62, (1,), generator=self.global_seeds[k])
-        return seeded(int(seed), self.device)
 
     def _may_be_graphed(self, k: int) -> bool:
         """Whether student k's steps are the same work each time, without a look at the device."""
@@ -299,19 +296,20 @@ class StudentStack(LightningModule):
         done = [(self.current_epoch + (first + s) / per_epoch) / epochs for s in range(count)]
         return torch.tensor([rate * schedule(one) for one in done], dtype=torch.float64)
 
-    def _add(self, k: int, **values: Tensor | int) -> None:
-        sums = self._sums[k]
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0) + value
 
-    def _read(self, sums: dict[str, Tensor | float]) -> dict[str, float]:
-        read = {name: float(value) for name, value in sums.items()}
-        metrics = {"loss": read["loss"] / read["count"]} if "count" in read else {}
-        if "moved" in read:
-            metrics["perturbation"] = read["moved"] / read["size"]
-        if read.get("val_count"):
-            metrics["val_errors"] = read["val_errors"]
-            metrics["val_error"] = read["val_errors"] / read["val_count"]
-        if "agreements" in read:
-            metrics["agreement"] = read["agreements"] / read["val_count"]
-        return metrics
+def _add(sums: Sums, more: Sums) -> None:
+    for name, value in more.items():
+        sums[name] = sums.get(name, 0) + value
+
+
+def _read(sums: Sums) -> dict[str, float]:
+    read = {name: float(value) for name, value in sums.items()}
+    metrics = {"loss": read["loss"] / read["count"]} if "count" in read else {}
+    if "moved" in read:
+        metrics["perturbation"] = read["moved"] / read["size"]
+    if "val_count" in read:
+        metrics["val_errors"] = read["val_errors"]
+        metrics["val_error"] = read["val_errors"] / read["val_count"]
+    if "agreements" in read:
+        metrics["agreement"] = read["agreements"] / read["val_count"]
+    return metrics

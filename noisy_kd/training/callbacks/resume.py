@@ -109,6 +109,6 @@ class Resume(Callback):
             return content if content["identity"] == self.identity[k] else None
         except FileNotFoundError:
             return None
-        except Exception:  # torch raises many kinds; all mean an unusable file
+        except Exception:  # torch raises many types; all mean an unusable file
             log.warning("%s cannot be read: starting from the beginning.", self.files[k])
             return None
