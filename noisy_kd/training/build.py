@@ -35,9 +35,6 @@ from noisy_kd.training.callbacks import BestEpoch
 from noisy_kd.training.distiller import OptimizerFactory
 from noisy_kd.training.numerics import Numerics
 
-NOT_ARGUMENTS = ("_target_", "name", "arguments", "augment")
-"""Keys of ``data`` that are not arguments of its class."""
-
 CLIP = ("gradient_clip_val", "gradient_clip_algorithm")
 """Arguments of the Trainer that a stack applies to each of its students."""
 
@@ -81,8 +78,8 @@ def data_module(config: Config) -> ImageDataModule:
     settings = vars(config.data) | {"root": config.data.root or ""} | given
     settings["views"] = views(config, config.data.augment, config.data.views)
     settings |= {"store": config.store} if "store" in inspect.signature(make).parameters else {}
-    arguments = {k: v for k, v in settings.items() if k not in NOT_ARGUMENTS}
-    module: ImageDataModule = make(**arguments)
+    del settings["_target_"], settings["name"], settings["arguments"], settings["augment"]
+    module: ImageDataModule = make(**settings)
     module.prepare_data()
     module.setup()
     return module
@@ -111,8 +108,7 @@ def method(config: Config) -> Method:
     Raises:
         InputError: if it does not take one of its keys, or not this value.
     """
-    make, given = locate(config.method["_target_"]), dict(config.method)
-    del given["_target_"]
+    make, given = locate(config.method["_target_"]), arguments(config.method)
     check_arguments("method", make, given)
     try:
         composed: Method = make(**given)
@@ -198,8 +194,8 @@ def optimizer(settings: Optimizer, numerics: Numerics) -> OptimizerFactory:
     """Return what makes the optimiser from parameters; fused where the device has it."""
     make = locate(settings._target_)
     known = inspect.signature(make).parameters
-    may = {"fused": numerics.fast and numerics.device.type in ("cpu", "cuda")}
-    may["capturable"] = numerics.graphs
+    fused = numerics.fast and numerics.device.type in ("cpu", "cuda")
+    may = {"fused": fused, "capturable": numerics.graphs}
     given: dict[str, Any] = {key: True for key, wanted in may.items() if wanted and key in known}
     given |= {"lr": settings.lr, "weight_decay": settings.weight_decay, **settings.arguments}
     return partial(make, **given)
@@ -237,9 +233,8 @@ def trainer(
         InputError: if it refuses an argument.
     """
     settings = vars(config.trainer) | {"max_epochs": max_epochs}
-    target = settings.pop("_target_")
-    arguments = settings.pop("arguments")
-    settings |= {key: value for key, value in arguments.items() if key not in CLIP}
+    target, given = settings.pop("_target_"), settings.pop("arguments")
+    settings |= {key: value for key, value in given.items() if key not in CLIP}
     if one_device:
         settings |= {"devices": 1, "strategy": "auto"}
     if settings["strategy"] == "auto":  # in a Slurm job too: its signals are the sweep's affair
@@ -257,22 +252,22 @@ def clipping(config: Config) -> dict[str, Any]:
     return {key: value for key, value in config.trainer.arguments.items() if key in CLIP}
 
 
+def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a node of the configuration, all but its ``_target_``."""
+    return {key: value for key, value in node.items() if key != "_target_"}
+
+
 def callbacks(config: Config, bar: bool = True) -> list[Callback]:
     """Return the progress bar (with ``bar``) and the callbacks that the user added."""
-    nodes = {name: node for name, node in config.callbacks.items() if node and name != "best"}
-    return [instantiate_node(node) for name, node in nodes.items() if bar or name != "progress"]
-
-
-def instantiate_node(node: Mapping[str, Any], **more: Any) -> Any:
-    """Return the object that a node of the configuration describes."""
-    arguments = {key: value for key, value in node.items() if key != "_target_"}
-    return locate(node["_target_"])(**arguments, **more)
+    left_out = ("best",) if bar else ("best", "progress")
+    nodes = [node for name, node in config.callbacks.items() if node and name not in left_out]
+    return [locate(node["_target_"])(**arguments(node)) for node in nodes]
 
 
 def best_epoch(config: Config) -> BestEpoch:
     """Return the callback that chooses the epoch."""
     node = config.callbacks.get("best")
-    return instantiate_node(node) if node else BestEpoch()
+    return locate(node["_target_"])(**arguments(node)) if node else BestEpoch()
 
 
 def loggers(config: Config, directory: Path, prefix: str = "") -> list[Logger]:
@@ -288,7 +283,7 @@ def loggers(config: Config, directory: Path, prefix: str = "") -> list[Logger]:
             where |= {"default_hp_metric": False, "prefix": prefix}
         if issubclass(make, WandbLogger):
             where = {"save_dir": str(directory), "name": directory.name}
-        loggers.append(instantiate_node(node, **where))
+        loggers.append(make(**arguments(node), **where))
     return loggers
 
 

@@ -50,9 +50,8 @@ def check_settings(config: Config) -> None:
                 if importlib.util.find_spec("wandb") is None:
                     raise InputError("logger=wandb needs a package: pip install wandb.")
                 continue
-            given = {key: value for key, value in node.items() if key != "_target_"}
             also = SummaryWriter if issubclass(make, TensorBoardLogger) else None
-            build.check_arguments(f"{group}.{name}", make, given, also)
+            build.check_arguments(f"{group}.{name}", make, build.arguments(node), also)
 
 
 def _check_optimizer(place: str, settings: Optimizer) -> None:

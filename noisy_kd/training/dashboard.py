@@ -6,12 +6,12 @@ confusion matrix, a perturbed target. Text: configuration, networks.
 Shapes: B samples, N test images, C classes.
 """
 
-from __future__ import annotations
-
+import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -28,11 +28,8 @@ from torchvision.utils import make_grid
 from noisy_kd.config import Config
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.dataset import keyed_generator
-from noisy_kd.model import complexity
 from noisy_kd.runs import Result
-
-if TYPE_CHECKING:
-    from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent
+from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent
 
 LAYOUT = {
     "all runs": {
@@ -44,9 +41,7 @@ LAYOUT = {
 """Custom scalars: one chart for all runs that are ticked, the baseline among them."""
 
 FIRST = ("method", "alpha", "sigma", "seed")
-SHOWN = 64  # training samples that are looked at, of which 32 are shown
-MOST_NUMBERS = 20  # classes up to which the confusion matrix has numbers
-MATRIX = "confusion matrix of the test set"
+"""Columns of the HParams tab that stand before the others."""
 
 
 @rank_zero_only
@@ -67,13 +62,15 @@ def add_run(
         if not isinstance(logger, TensorBoardLogger):
             continue
         writer = logger.experiment
-        add_row(writer, hyperparameters(config, result), metrics(result))
+        keys = ("val_error", "test_error", "teacher_test_error", "best_epoch", "seconds")
+        numbers = {f"result/{k}": math.nan if result[k] is None else result[k] for k in keys}
+        add_row(writer, hyperparameters(config, result), numbers)
         writer.add_custom_scalars(LAYOUT)
         settings = OmegaConf.to_yaml(OmegaConf.structured(config))
         writer.add_text("run/configuration", textwrap.indent(settings, "    "))
-        writer.add_text("run/networks", _networks(student, data, result))
+        writer.add_text("run/networks", _networks(result))
         dataset = data.training_set(data.subset)
-        samples = torch.arange(min(SHOWN, len(dataset)))
+        samples = torch.arange(min(64, len(dataset)))
         x_BCHW, _ = dataset[samples]
         writer.add_image("inputs", make_grid(x_BCHW[:32], 8, normalize=True, scale_each=True))
         z = None
@@ -83,15 +80,12 @@ def add_run(
         if pair is not None:
             writer.add_figure("perturbed logits", _bars(*pair, data.classes))
         if test_logits_NC is not None:
-            labels = data.test_images.labels.cpu()
-            writer.add_figure(MATRIX, confusion_matrix(test_logits_NC, labels, data.classes))
+            matrix = confusion_matrix(test_logits_NC, data.test_images.labels.cpu(), data.classes)
+            writer.add_figure("confusion matrix of the test set", matrix)
 
 
 def add_row(writer: SummaryWriter, row: dict[str, Any], numbers: dict[str, float]) -> None:
-    """Add a run's row to the HParams tab, the columns in :data:`FIRST` before the others.
-
-    Not by ``add_hparams``, which makes another run, named by the clock.
-    """
+    """Add a run's row to the HParams tab; ``add_hparams`` would make another run."""
     for name, number in numbers.items():
         writer.add_scalar(name, number)
     summaries = hparams(row, numbers)
@@ -126,24 +120,13 @@ def hyperparameters(config: Config, result: Result) -> dict[str, Any]:
     }
 
 
-def metrics(result: Result) -> dict[str, float]:
-    """The numbers of a row; NaN where there is none."""
-    keys = ("val_error", "test_error", "teacher_test_error", "best_epoch", "seconds")
-    return {f"result/{key}": float("nan" if result[key] is None else result[key]) for key in keys}
-
-
 def perturbed(
     run: Run, student: TrainedStudent, x_BCHW: Tensor, z_BTC: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
     """Return the logits [C] of a sample before and after the method's noise, None without noise.
 
     The noise on the target, or else on the student's logits; the first sample that it changes.
-
-    Args:
-        run: with its method.
-        student: after training.
-        x_BCHW: training images.
-        z_BTC: the teachers' logits of them; None without a teacher.
+    ``z_BTC`` are the teachers' logits of the images; None without a teacher.
     """
     method, fickle = run.method, student.distiller.fickle
     generator = keyed_generator(run.config.seed, "dashboard")
@@ -166,41 +149,28 @@ def _logits(net: nn.Module, x_BCHW: Tensor) -> Tensor:
     return net(x_BCHW.to(next(net.parameters()).device)).float().cpu()  # type: ignore[no-any-return]
 
 
-def _networks(student: TrainedStudent, data: ImageDataModule, result: Result) -> str:
+def _networks(result: Result) -> str:
     lines = ["| | notation | multiplications | parameters |", "|---|---|--:|--:|"]
     for role, prefix in (("teacher", "teacher_"), ("student", "")):
         counts = [f"{result[prefix + key]:,}" for key in ("multiplications", "parameters")]
         lines.append(f"| {role} | {result[role + '_layers']} | {' | '.join(counts)} |")
-    lines += [
-        "",
-        "| student's layer | output | multiplications | parameters |",
-        "|---|---|--:|--:|",
-    ]
-    for cost in complexity.layer_costs(student.net, data.input_shape):
-        shape = "x".join(str(n) for n in cost.output_shape)
-        lines.append(f"| {cost.label} | {shape} | {cost.multiplications:,} | {cost.parameters:,} |")
     return "\n".join(lines)
 
 
 def confusion_matrix(logits_NC: Tensor, labels_N: Tensor, classes: Sequence[str]) -> Figure:
-    """Return a figure of the confusion matrix; with numbers if there are not too many classes."""
+    """Return a figure of the confusion matrix; with numbers up to 20 classes."""
     counts_CC = multiclass_confusion_matrix(logits_NC, labels_N, len(classes))
     inches = 5.0 if len(classes) <= 10 else 8.0
     figure = Figure(figsize=(inches, inches), layout="constrained")
-    plot_confusion_matrix(
-        counts_CC,
-        figure.add_subplot(),
-        add_text=len(classes) <= MOST_NUMBERS,
-        labels=[*classes],
-        cmap="Blues",
-    )
+    has_numbers, axes = len(classes) <= 20, figure.add_subplot()
+    plot_confusion_matrix(counts_CC, axes, has_numbers, [*classes], cmap="Blues")
     return figure
 
 
 def _bars(before_C: Tensor, after_C: Tensor, classes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(3.6, 2.4), dpi=100, layout="constrained")
     plot = figure.add_subplot()
-    places = torch.arange(len(classes)).numpy()
+    places = np.arange(len(classes))
     plot.bar(places - 0.2, before_C.numpy(), 0.4, label="clean")
     plot.bar(places + 0.2, after_C.numpy(), 0.4, label="perturbed")
     plot.axhline(0, color="black", linewidth=0.8)

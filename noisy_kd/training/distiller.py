@@ -5,7 +5,6 @@ Shapes: B samples in a mini-batch, T teachers, C classes.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ from noisy_kd.data.dataset import generator_key
 from noisy_kd.method.method import Method
 from noisy_kd.method.methods import logit_regression
 from noisy_kd.model.layers import set_dropout_generator
-from noisy_kd.model.network import logits_of, with_active_dropout
+from noisy_kd.model.network import with_active_dropout
 from noisy_kd.training.hints import HintStage
 from noisy_kd.training.numerics import Numerics
 
@@ -37,14 +36,9 @@ SCHEDULES: dict[str, Schedule] = {
 }
 """Factor of the learning rate when the share ``done`` of all steps has been made."""
 
-AVERAGING = ("none", "ema", "swa")
-
-PURPOSES = ("noise", "dropout", "teacher dropout")
-"""What random numbers are drawn for in training steps, each from a generator of its own."""
-
 
 class Distiller(LightningModule):
-    """Trains a student on what a frozen teacher says, with the noise of a method.
+    """Trains a student on a frozen teacher's logits, with the noise of a method.
 
     It works with a stock ``lightning.Trainer`` and any data module or DataLoader that yields
     ``(x, y)``, or ``(x, y, z)`` with the teacher's logits as :class:`noisy_kd.CachedLogits` does.
@@ -94,9 +88,7 @@ class Distiller(LightningModule):
         self.student, self.hint = student, hint
         self.method = method or logit_regression()
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
-        if isinstance(schedule, str) and schedule not in SCHEDULES:
-            raise ValueError(f"schedule={schedule}: choose {', '.join(SCHEDULES)}.")
-        self._check(len(teachers), averaging, ema_decay)
+        self._check(len(teachers), schedule, averaging, ema_decay)
         # In a tuple, so that Lightning neither trains nor saves them.
         self.teachers = tuple(one.eval().requires_grad_(False) for one in teachers)
         self.fickle: tuple[nn.Module, ...] = ()
@@ -106,16 +98,24 @@ class Distiller(LightningModule):
         self.optimizer_factory = optimizer or partial(Adam, lr=1e-3)
         self.schedule = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         self.seed, self.averaging = seed, averaging
-        self.average = _average(student, averaging, ema_decay)
-        self.numerics: Numerics | None = None  # a StudentStack sets how networks are computed
+        self.average: AveragedModel | None = None
+        if averaging != "none":
+            update = get_ema_multi_avg_fn(ema_decay) if averaging == "ema" else None
+            self.average = AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
+        # A StudentStack sets another.
+        self.numerics = Numerics(torch.device("cpu"), "32", fast=False)
         self.draws: dict[str, torch.Generator] = {}
         self.epoch = 0
         self.target: Tensor | None = None
         """The target [B, C] of the last call of :meth:`loss`, with its noise."""
 
-    def _check(self, teachers: int, averaging: str, ema_decay: float) -> None:
-        if averaging not in AVERAGING:
-            raise ValueError(f"averaging={averaging}: choose {', '.join(AVERAGING)}.")
+    def _check(
+        self, teachers: int, schedule: str | Schedule, averaging: str, ema_decay: float
+    ) -> None:
+        if isinstance(schedule, str) and schedule not in SCHEDULES:
+            raise ValueError(f"schedule={schedule}: choose {', '.join(SCHEDULES)}.")
+        if averaging not in ("none", "ema", "swa"):
+            raise ValueError(f"averaging={averaging}: choose none, ema, swa.")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay={ema_decay}: a decay lies in [0, 1).")
         if teachers > 1 and self.method.teachers == "one":
@@ -146,9 +146,8 @@ class Distiller(LightningModule):
         """
         method = self.method
         if self.hint is not None and self.epoch < self.hint.epochs:
-            with nullcontext() if self.numerics is None else self.numerics.autocast():
-                hint: Tensor = self.hint(x)
-            return hint
+            with self.numerics.autocast():
+                return self.hint(x)  # type: ignore[no-any-return]
         if method.has_teacher:
             z = self._ask(x) if z is None else z
             z = method.step_target(z, generator)
@@ -195,15 +194,14 @@ class Distiller(LightningModule):
 
     def logits(self, net: nn.Module, x: Tensor) -> Tensor:
         """Return the logits [B, C] of a network in float32."""
-        if self.numerics is not None:
-            return self.numerics.logits(net, x)
-        return logits_of(net(x.clone())).float()  # it may change its input in place
+        return self.numerics.logits(net, x)
 
     # The random numbers, the weights
 
     def begin_fit(self, device: torch.device) -> None:
-        """Make the generators on the device."""
-        self.draws = {purpose: torch.Generator(device) for purpose in PURPOSES}
+        """Make the generators on the device, one for each purpose."""
+        purposes = ("noise", "dropout", "teacher dropout")
+        self.draws = {purpose: torch.Generator(device) for purpose in purposes}
         set_dropout_generator(self.student, self.draws["dropout"])
 
     def check_noise(self, trainer: Trainer) -> None:
@@ -241,10 +239,10 @@ class Distiller(LightningModule):
             return self.average.module
         return self.student
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Return what the optimiser changes: the student, and FitNets' regressor."""
-        hint = [] if self.hint is None else [*self.hint.regressor.parameters()]
-        return [*self.student.parameters(), *hint]
+    def make_optimizer(self) -> Optimizer:
+        """Return the optimiser of the student, and of FitNets' regressor."""
+        hint = () if self.hint is None else self.hint.regressor.parameters()
+        return self.optimizer_factory([*self.student.parameters(), *hint])
 
     # Under a stock Trainer
 
@@ -253,7 +251,7 @@ class Distiller(LightningModule):
         return self.logits(self.eval_model, x)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer_factory(self.trained_parameters())
+        optimizer = self.make_optimizer()
         steps = self.trainer.estimated_stepping_batches
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min(1.0, step / steps)))
         return {
@@ -306,8 +304,8 @@ class Distiller(LightningModule):
             shown["loss"] = self.method.loss(g, z, y)
         if z is not None:
             shown["agreement"] = (guess == z.argmax(dim=1)).float().mean()
-        named = {f"{stage}/{name}": value for name, value in shown.items()}
-        self.log_dict(named, batch_size=len(y), sync_dist=True, prog_bar=stage == "val")
+        shown = {f"{stage}/{name}": value for name, value in shown.items()}
+        self.log_dict(shown, batch_size=len(y), sync_dist=True, prog_bar=stage == "val")
 
 
 def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -320,10 +318,3 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         x, y, *z = batch
         return x, y, z[0] if z else None
     raise TypeError(f"a batch must be (x, y) or (x, y, z), not {type(batch).__name__}.")
-
-
-def _average(student: nn.Module, averaging: str, decay: float) -> AveragedModel | None:
-    if averaging == "none":
-        return None
-    update = get_ema_multi_avg_fn(decay) if averaging == "ema" else None
-    return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)

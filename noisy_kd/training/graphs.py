@@ -44,8 +44,7 @@ class Graphed:
         optimizer: torch.optim.Optimizer,
         generators: Sequence[torch.Generator],
     ) -> None:
-        self.steps, self.net, self.optimizer = steps, net, optimizer
-        self.generators = generators
+        self.steps, self.net, self.optimizer, self.generators = steps, net, optimizer, generators
         self.device = next(net.parameters()).device
         on_gpu = self.device.type == "cuda"
         self.stream = torch.cuda.Stream(self.device) if on_gpu else None
@@ -57,17 +56,13 @@ class Graphed:
     def __call__(self, *inputs: Tensor) -> Sums:
         """Make the steps; on a GPU perhaps beside other work, see :meth:`join`."""
         shapes = [one.shape for one in inputs]
-        if self.shapes is None:
-            self.shapes = shapes
-            return self.steps(*inputs)
-        if shapes != self.shapes:
+        is_first, self.shapes = self.shapes is None, self.shapes or shapes
+        if is_first or shapes != self.shapes:
             return self.steps(*inputs)
         if not self.tried:
             self.tried = True
             return self._try(inputs)
-        if self.replay is None:
-            return self.steps(*inputs)
-        return self._launch(inputs)
+        return self.steps(*inputs) if self.replay is None else self._launch(inputs)
 
     def join(self) -> None:
         """Let what follows wait for the steps."""
@@ -107,8 +102,7 @@ class Graphed:
         return sums
 
     def _timed(self, steps: Callable[[], Sums]) -> tuple[Sums, float]:
-        started = self._clock()
-        sums = steps()
+        started, sums = self._clock(), steps()
         return sums, self._clock() - started
 
     def _clock(self) -> float:
@@ -117,10 +111,8 @@ class Graphed:
         return time.perf_counter()
 
     def _tensors(self) -> list[Tensor]:
-        found = list(self.net.state_dict().values())
-        for state in self.optimizer.state.values():
-            found += [one for one in state.values() if isinstance(one, Tensor)]
-        return found
+        state = [one for state in self.optimizer.state.values() for one in state.values()]
+        return [*self.net.state_dict().values(), *(t for t in state if isinstance(t, Tensor))]
 
     def _state(self) -> State:
         draws = [generator.get_state() for generator in self.generators]
@@ -162,7 +154,11 @@ def capture(
             sums = steps()
     except RuntimeError:
         torch.cuda.set_stream(before)
-        _leave_capture([*generators, torch.cuda.default_generators[before.device_index]])
+        # Up to torch 2.12 generators believe that the capture still goes on, and refuse to draw.
+        for generator in (*generators, torch.cuda.default_generators[before.device_index]):
+            fresh = torch.Generator(generator.device)
+            fresh.set_state(generator.get_state())
+            generator.graphsafe_set_state(fresh)
         raise
 
     def replay() -> Sums:
@@ -170,14 +166,3 @@ def capture(
         return sums
 
     return replay
-
-
-def _leave_capture(generators: Sequence[torch.Generator]) -> None:
-    """Let generators draw again after a capture that failed.
-
-    Up to torch 2.12 they believe that it still goes on, and refuse.
-    """
-    for generator in generators:
-        fresh = torch.Generator(generator.device)
-        fresh.set_state(generator.get_state())
-        generator.graphsafe_set_state(fresh)

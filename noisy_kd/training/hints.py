@@ -11,15 +11,9 @@ from noisy_kd.model.network import initialise, upto
 
 
 class HintStage(nn.Module):
-    """FitNets' first stage: a regressor from the student's middle layer to the teacher's.
+    """A regressor, a 1x1 convolution, from the student's middle layer to the teacher's.
 
     Both are pooled to the smaller of their sizes; a fully connected layer counts as one pixel.
-
-    Args:
-        teacher: the teacher up to its hint layer, frozen.
-        student: the student up to its guided layer.
-        regressor: a 1x1 convolution between their channels.
-        epochs: of this stage.
     """
 
     def __init__(

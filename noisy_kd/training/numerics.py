@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -162,13 +163,10 @@ def device_name(device: torch.device) -> str:
     """The accelerator's name, or ``cpu`` with the processor's where the system tells it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = _processor() if device.type == "cpu" else ""
-    return f"{device.type} ({name})" if name else device.type
-
-
-def _processor() -> str:
-    with suppress(OSError):  # Linux, where platform knows the kind alone
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    if device.type != "cpu":
+        return device.type
+    name = platform.processor()
+    with suppress(OSError):  # Linux, where platform knows the type alone
+        known = re.search(r"^model name\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        name = known[1].strip() if known else name
+    return f"cpu ({name})" if name else "cpu"

@@ -82,12 +82,12 @@ class StudentStack(LightningModule):
         self.diverged = [False] * len(distillers)
         self.stopped: list[int | None] = [None] * len(distillers)  # after which epoch, by patience
         self.interrupted = False  # by Ctrl-C
-        self._sums: list[dict[str, Tensor | float]] = [{} for _ in distillers]
+        self._sums: list[Sums] = [{} for _ in distillers]
         self._metrics: list[dict[str, float]] | None = None
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser per student."""
-        return [one.optimizer_factory(one.trained_parameters()) for one in self.distillers]
+        return [one.make_optimizer() for one in self.distillers]
 
     def on_fit_start(self) -> None:
         """Draw the noise that is drawn once, and look up every training sample's target."""
@@ -103,24 +103,25 @@ class StudentStack(LightningModule):
             return
         z_NTC = self.samples.z_NTC.to(self.device)
         for k, one in enumerate(self.distillers):
-            generator = keyed_generator(one.seed, "frozen noise", device=self.device)
-            self.targets[k] = one.method.fixed_target(z_NTC, generator)
+            if not one.fickle:  # else the teacher is asked at each step
+                generator = keyed_generator(one.seed, "frozen noise", device=self.device)
+                self.targets[k] = one.method.fixed_target(z_NTC, generator)
             if one.method.moves_target:
                 self.clean_targets[k] = one.method.clean_target(z_NTC)
 
     def on_train_start(self) -> None:
         """Decide how each student's steps are made."""
-        self.steps = [
-            Graphed(partial(self._steps, k), one.student, optimizer, list(one.draws.values()))
-            if self._may_be_graphed(k)
-            else partial(self._steps, k)
-            for k, (one, optimizer) in enumerate(
-                zip(self.distillers, self._optimizers, strict=True)
-            )
+        self.steps: list[Callable[..., Sums]] = [
+            partial(self._steps, k) for k in range(len(self.distillers))
         ]
-        for optimizer, steps in zip(self._optimizers, self.steps, strict=True):
-            for group in optimizer.param_groups if isinstance(steps, Graphed) else ():
-                group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
+        for k, (one, optimizer) in enumerate(
+            zip(self.distillers, self.trainer.optimizers, strict=True)
+        ):
+            if self._may_be_graphed(k):
+                draws = list(one.draws.values())
+                self.steps[k] = Graphed(self.steps[k], one.student, optimizer, draws)
+                for group in optimizer.param_groups:
+                    group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
 
     def on_train_epoch_start(self) -> None:
         """Key every generator by seed and epoch."""
@@ -148,13 +149,12 @@ class StudentStack(LightningModule):
                         answers[one.seed] = self._ask(used[-1])
                     more = answers[one.seed]
                 rates = self._rates(k, batch_idx * self.chunk_steps, len(y))
-                steps: Callable[..., Sums] = self.steps[k]
-                made[k] = steps(used[-1], y, more, rates)
+                made[k] = self.steps[k](used[-1], y, more, rates)
         for k, sums in made.items():
             steps = self.steps[k]
             if isinstance(steps, Graphed):
                 steps.join()
-            self._add(k, **sums)
+            _add(self._sums[k], sums)
             if batch_idx + 1 == self.trainer.num_training_batches:
                 self.distillers[k].after_epoch(self.trainer.max_epochs or 0)
 
@@ -172,10 +172,11 @@ class StudentStack(LightningModule):
         x = self.numerics.to_channels_last(x)
         for k, one in enumerate(self.distillers):
             guess = self.numerics.logits(one.eval_model, x).argmax(dim=1)
-            self._add(k, val_count=len(y), val_errors=(guess != y).sum())
+            sums: Sums = {"val_count": len(y), "val_errors": (guess != y).sum()}
             clean = one.clean_target(x, z)
             if clean is not None:
-                self._add(k, agreements=(guess == clean.argmax(dim=1)).sum())
+                sums["agreements"] = (guess == clean.argmax(dim=1)).sum()
+            _add(self._sums[k], sums)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return what the epoch gave, one dict per student: the one read from the device in it.
@@ -183,7 +184,7 @@ class StudentStack(LightningModule):
         A student whose loss is no longer finite is marked as diverged, and trained no further.
         """
         if self._metrics is None:
-            self._metrics = [self._read(sums) for sums in self._sums]
+            self._metrics = [_read(sums) for sums in self._sums]
             for k, metrics in enumerate(self._metrics):
                 if self.active[k]:
                     self.diverged[k] = not math.isfinite(metrics.get("loss", math.nan))
@@ -225,7 +226,7 @@ class StudentStack(LightningModule):
 
     def updates(self, k: int) -> int:
         """Return the steps of student k's optimiser, as it has counted them; 0 if it does not."""
-        states = list(self._optimizers[k].state.values())
+        states = list(self.trainer.optimizers[k].state.values())
         return int(states[0].get("step", 0)) if states else 0
 
     @property
@@ -251,21 +252,26 @@ class StudentStack(LightningModule):
             tables = (self.targets[k], self.clean_targets[k])
             z, clean = (None if table is None else table[more[part]] for table in tables)
             if self.samples.teachers:
-                z = clean = more[part]
-            if self.distillers[k].fickle:
-                z = None  # the teacher is asked
-            for name, value in self._step(k, x[part], y[part], z, clean, rates_S[i]).items():
-                sums[name] = sums.get(name, 0) + value
+                z, clean = None if self.distillers[k].fickle else more[part], more[part]
+            _add(sums, self._step(k, x[part], y[part], z, clean, rates_S[i]))
         return sums
 
     def _step(
         self, k: int, x: Tensor, y: Tensor, z: Tensor | None, clean: Tensor | None, rate: Tensor
     ) -> Sums:
         """[NT] Algorithm 1, lines 4 to 8, for student k."""
-        one, optimizer = self.distillers[k], self._optimizers[k]
-        self._set_rate(k, rate)
+        one, optimizer = self.distillers[k], self.trainer.optimizers[k]
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(rate, non_blocking=True)
+            else:
+                group["lr"] = float(rate)
         one.target = None
-        with self._global_draws(k):
+        draws: AbstractContextManager[None] = nullcontext()
+        if self.draws_globally[k]:
+            seed = torch.randint(2**62, (1,), generator=self.global_seeds[k])
+            draws = seeded(int(seed), self.device)
+        with draws:
             loss = one.loss(x, y, z, one.draws["noise"])
         optimizer.zero_grad()
         if self.trainer.world_size > 1:
@@ -283,24 +289,17 @@ class StudentStack(LightningModule):
             sums["size"] = clean.square().sum()
         return sums
 
-    def _global_draws(self, k: int) -> AbstractContextManager[None]:
-        """Seed the global generators for a module that may draw from them, then restore them."""
-        if not self.draws_globally[k]:
-            return nullcontext()
-        seed = torch.randint(2**62, (1,), generator=self.global_seeds[k])
-        return seeded(int(seed), self.device)
-
     def _may_be_graphed(self, k: int) -> bool:
         """Whether student k's steps are the same work each time, without a look at the device."""
         one = self.distillers[k]
         changes = one.hint is not None or one.averaging == "ema" or self.draws_globally[k]
-        able = self.numerics.graphs and "capturable" in self._optimizers[k].defaults
+        able = self.numerics.graphs and "capturable" in self.trainer.optimizers[k].defaults
         single = self.samples is not None and self.trainer.world_size == 1 and not self.clip
         return able and single and not changes
 
     def _rates(self, k: int, first: int, samples: int) -> Tensor:
         """The learning rates of the steps on so many samples, [S], on the CPU."""
-        schedule, rate = self.distillers[k].schedule, self._optimizers[k].defaults["lr"]
+        schedule, rate = self.distillers[k].schedule, self.trainer.optimizers[k].defaults["lr"]
         epochs, count = self.trainer.max_epochs or 1, 1
         per_epoch = float(self.trainer.num_training_batches)
         if self.samples is not None:
@@ -308,30 +307,20 @@ class StudentStack(LightningModule):
         done = [(self.current_epoch + (first + s) / per_epoch) / epochs for s in range(count)]
         return torch.tensor([rate * schedule(one) for one in done], dtype=torch.float64)
 
-    def _set_rate(self, k: int, rate: Tensor) -> None:
-        for group in self._optimizers[k].param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].copy_(rate, non_blocking=True)
-            else:
-                group["lr"] = float(rate)
 
-    @property
-    def _optimizers(self) -> list[Optimizer]:
-        return list(self.trainer.optimizers)
+def _add(sums: Sums, more: Sums) -> None:
+    for name, value in more.items():
+        sums[name] = sums.get(name, 0) + value
 
-    def _add(self, k: int, **values: Tensor | int) -> None:
-        sums = self._sums[k]
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0) + value
 
-    def _read(self, sums: dict[str, Tensor | float]) -> dict[str, float]:
-        read = {name: float(value) for name, value in sums.items()}
-        metrics = {"loss": read["loss"] / read["count"]} if "count" in read else {}
-        if "moved" in read:
-            metrics["perturbation"] = read["moved"] / read["size"]
-        if read.get("val_count"):
-            metrics["val_errors"] = read["val_errors"]
-            metrics["val_error"] = read["val_errors"] / read["val_count"]
-        if "agreements" in read:
-            metrics["agreement"] = read["agreements"] / read["val_count"]
-        return metrics
+def _read(sums: Sums) -> dict[str, float]:
+    read = {name: float(value) for name, value in sums.items()}
+    metrics = {"loss": read["loss"] / read["count"]} if "count" in read else {}
+    if "moved" in read:
+        metrics["perturbation"] = read["moved"] / read["size"]
+    if "val_count" in read:
+        metrics["val_errors"] = read["val_errors"]
+        metrics["val_error"] = read["val_errors"] / read["val_count"]
+    if "agreements" in read:
+        metrics["agreement"] = read["agreements"] / read["val_count"]
+    return metrics

@@ -75,8 +75,8 @@ def train_students(
     refresh: Callable[[], None] | None = None,
 ) -> list[TrainedStudent]:
     """Train one student per run, all on the same batches of the same images."""
-    config, unlabelled = runs[0].config, not runs[0].method.needs_labels
-    dataset = data.training_set(data.subset, unlabelled=unlabelled)
+    config = runs[0].config
+    dataset = data.training_set(data.subset, unlabelled=not runs[0].method.needs_labels)
     z_NTC, live = None, []
     if taught is not None and data.views.count is None:
         live = taught.teachers
@@ -96,14 +96,14 @@ def train_students(
         refresh,
     )
     students = []
-    for k, distiller in enumerate(distillers):
-        best, epochs = fitted.best.best[k], stack.stopped[k] or fitted.epochs
+    for k, (distiller, best) in enumerate(zip(distillers, fitted.best.best, strict=True)):
+        epochs = stack.stopped[k] or fitted.epochs
         if best.weights:
             distiller.student.load_state_dict(best.weights)
         distiller.student.eval().to(numerics.device)  # Lightning leaves it on the CPU
         counts = (epochs, stack.seconds_trained, len(dataset) * epochs, stack.updates(k))
-        loggers, diverged = fitted.loggers[k], stack.diverged[k]
-        students.append(TrainedStudent(distiller, best, loggers, *counts, diverged))
+        student = TrainedStudent(distiller, best, fitted.loggers[k], *counts, stack.diverged[k])
+        students.append(student)
     return students
 
 

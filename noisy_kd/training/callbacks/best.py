@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ class Best:
     """The best epoch of one net so far; epochs count from 1."""
 
     epoch: int = 0
-    errors: float = float("inf")
+    errors: float = math.inf
     improved: int = 0  # the last epoch that had fewer errors, not only as few
     val_error: float | None = None
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -38,7 +40,7 @@ class BestEpoch(Callback):
         self.best: list[Best] = []
 
     def on_fit_start(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
-        """Begin with nothing; :class:`noisy_kd.training.callbacks.Resume` may know better."""
+        """Begin with nothing; :class:`noisy_kd.training.callbacks.Resume` may set it."""
         self.best = [Best() for _ in stack.distillers]
 
     def on_train_epoch_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
@@ -47,20 +49,13 @@ class BestEpoch(Callback):
         for k, metrics in enumerate(stack.metrics()):
             if not stack.active[k] or not stack.may_be_kept(k):
                 continue
-            errors = metrics.get("val_errors")
-            best = self.best[k]
+            errors, best = metrics.get("val_errors"), self.best[k]
             if errors is None or errors <= best.errors:
-                better = errors is None or errors < best.errors
-                improved = epoch if better else best.improved
-                kept_weights = stack.distillers[k].eval_model.state_dict()
-                weights = {name: t.detach().clone() for name, t in kept_weights.items()}
-                val_error = metrics.get("val_error")
-                kept = float("inf") if errors is None else errors
-                self.best[k] = Best(epoch, kept, improved, val_error, weights)
-        self.stop_whose_patience_is_over(stack, epoch)
-
-    def stop_whose_patience_is_over(self, stack: StudentStack, epoch: int) -> None:
-        """After ``epoch`` stop the nets that have not improved for ``patience`` epochs."""
+                if errors is None or errors < best.errors:
+                    best.improved = epoch
+                best.epoch, best.val_error = epoch, metrics.get("val_error")
+                best.errors = math.inf if errors is None else errors
+                best.weights = deepcopy(stack.distillers[k].eval_model.state_dict())
         for k, best in enumerate(self.best):
             waited = epoch - best.improved
             if self.patience is not None and waited >= self.patience and stack.may_be_kept(k):

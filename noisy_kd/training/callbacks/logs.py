@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from torch import nn
 
 if TYPE_CHECKING:
     from noisy_kd.training.stack import StudentStack
@@ -21,12 +21,7 @@ FIELDS = ("epoch", "loss", "perturbation", "val_error", "agreement", "learning_r
 
 
 class RunLogs(Callback):
-    """Writes each net's metrics of every epoch: ``metrics.csv``, and whatever loggers there are.
-
-    Args:
-        files: the ``metrics.csv`` of each net.
-        loggers: the loggers of each net.
-    """
+    """Writes each net's metrics of every epoch to its ``metrics.csv`` and its loggers."""
 
     def __init__(self, files: list[Path], loggers: list[list[Logger]]) -> None:
         self.files, self.loggers = files, loggers
@@ -42,7 +37,7 @@ class RunLogs(Callback):
                 writer = csv.DictWriter(out, FIELDS, extrasaction="ignore")
                 writer.writeheader()
                 writer.writerows(kept)
-        for logger in (one for loggers in self.loggers for one in loggers):
+        for logger in chain(*self.loggers):
             if isinstance(logger, TensorBoardLogger) and trainer.current_epoch:
                 start = SessionLog(status=SessionLog.START)
                 repeated = Event(step=trainer.current_epoch + 1, session_log=start)
@@ -54,9 +49,8 @@ class RunLogs(Callback):
             return
         epoch = trainer.current_epoch + 1
         for k, metrics in enumerate(stack.metrics()):
-            rate = float(trainer.optimizers[k].param_groups[0]["lr"])
             shown = {name: value for name, value in metrics.items() if name != "val_errors"}
-            shown["learning_rate"] = rate
+            shown["learning_rate"] = float(trainer.optimizers[k].param_groups[0]["lr"])
             with self.files[k].open("a", newline="") as out:
                 csv.DictWriter(out, FIELDS).writerow({"epoch": epoch, **shown})
             for logger in self.loggers[k]:
@@ -64,9 +58,8 @@ class RunLogs(Callback):
 
     def on_fit_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Write out what is buffered; the run adds its result before :func:`close`."""
-        for loggers in self.loggers:
-            for logger in loggers:
-                logger.save()
+        for logger in chain(*self.loggers):
+            logger.save()
 
 
 def read_metrics(file: Path) -> list[dict[str, str]]:
@@ -86,14 +79,12 @@ class WeightHistograms(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Log all weights and biases of every net."""
-        for logs in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(logs, RunLogs) and trainer.is_global_zero:
-                for k, loggers in enumerate(logs.loggers):
-                    self._add(stack.distillers[k].eval_model, loggers, trainer.current_epoch + 1)
-
-    def _add(self, net: nn.Module, loggers: list[Logger], epoch: int) -> None:
-        for logger in loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for name, values in net.named_parameters():
-                    with suppress(ValueError):  # of a net that has diverged
-                        logger.experiment.add_histogram(f"weights/{name}", values.detach(), epoch)
+        (logs,) = (one for one in trainer.callbacks if isinstance(one, RunLogs))  # type: ignore[attr-defined]
+        for student, loggers in zip(stack.distillers, logs.loggers, strict=True):
+            for logger in loggers:
+                if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                    for name, values in student.eval_model.named_parameters():
+                        with suppress(ValueError):  # of a net that has diverged
+                            logger.experiment.add_histogram(
+                                f"weights/{name}", values.detach(), trainer.current_epoch + 1
+                            )

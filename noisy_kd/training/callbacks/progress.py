@@ -45,9 +45,8 @@ class Bar:
 
     def update(self, completed: float, done: str, metrics: Mapping[str, float]) -> None:
         """Show how far the training is."""
-        error = ""
-        for key, form in (("loss", "loss {:.3g}"), ("val_error", "val. error {:.2%}")):
-            error = form.format(metrics[key]) if key in metrics else error
+        error = f"loss {metrics['loss']:.3g}" if "loss" in metrics else ""
+        error = f"val. error {metrics['val_error']:.2%}" if "val_error" in metrics else error
         self.bar.update(self.task, completed=completed, done=done, error=error)
         tenth = int(10 * completed / max(1, self.total))
         if self.logs and tenth > self.tenth:
@@ -56,12 +55,7 @@ class Bar:
 
 
 class RunsBar:
-    """Shows how many runs of a sweep are done, as their ``result.json`` and ``metrics.csv`` say.
-
-    Args:
-        configs: of the runs, by their directories.
-        shown: whether to show anything.
-    """
+    """Shows how many of the runs in these directories are done, as their files say."""
 
     def __init__(self, configs: Mapping[str, Config], shown: bool = True) -> None:
         self.hashes = {name: config_hash(config) for name, config in configs.items()}
@@ -85,7 +79,7 @@ class RunsBar:
 
     def _completed(self) -> tuple[float, int, dict[str, list[float]]]:
         """Return epochs done, runs finished, and the last metrics of all runs."""
-        completed, finished = 0.0, 0
+        completed, finished = 0, 0
         metrics: dict[str, list[float]] = {"val_error": [], "loss": []}
         for name, epochs in self.epochs.items():
             rows = read_metrics(Path(name) / "metrics.csv")
@@ -129,13 +123,12 @@ class EpochBar(Callback):
         mean = {key: sum(m.get(key, 0.0) for m in metrics) / len(metrics) for key in metrics[0]}
         self._update(trainer.current_epoch + 1, mean)
 
-    def on_train_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
-        self.bar.bar.stop()
-
-    def on_exception(self, trainer: Trainer, stack: StudentStack, exception: BaseException) -> None:  # type: ignore[override]
-        """Give the terminal back."""
+    def on_train_end(self, *_: object) -> None:
+        """Give the terminal back, after an error too."""
         if hasattr(self, "bar"):
             self.bar.bar.stop()
+
+    on_exception = on_train_end  # type: ignore[assignment]
 
     def _update(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self.bar.update(epoch, f"epoch {epoch} of {self.epochs}", metrics)

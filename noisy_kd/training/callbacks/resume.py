@@ -61,18 +61,17 @@ class Resume(Callback):
     def on_fit_start(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Restore nets, optimisers and best epochs, and tell Lightning which epoch is next."""
         saved = [self._load(k) for k in range(len(self.files))]
-        epochs = {content["epoch"] if content else 0 for content in saved}
-        if epochs == {0} or len(epochs) > 1:
+        usable = [content for content in saved if content]
+        epochs = {content["epoch"] for content in usable}
+        if len(usable) < len(saved) or len(epochs) > 1:
             return
-        for k, content in enumerate(saved):
-            assert content is not None
+        for k, content in enumerate(usable):
             stack.distillers[k].load_state_dict(content["state"])
             _load_optimizer(trainer.optimizers[k], content["optimizer"])
             stack.diverged[k] = content["diverged"]
             stack.stopped[k] = content["stopped"]
-        self.best.best = [Best(**content["best"]) for content in saved if content]
-        stack.seconds_before = saved[0]["seconds"] if saved[0] else 0.0
-        done = epochs.pop()
+        self.best.best = [Best(**content["best"]) for content in usable]
+        stack.seconds_before, done = usable[0]["seconds"], epochs.pop()
         stack.stop_if_done()
         log.info("Going on after epoch %d.", done)
         progress = trainer.fit_loop.epoch_progress
@@ -110,6 +109,6 @@ class Resume(Callback):
             return content if content["identity"] == self.identity[k] else None
         except FileNotFoundError:
             return None
-        except Exception:  # torch raises many kinds; all mean an unusable file
+        except Exception:  # torch raises many types; all mean an unusable file
             log.warning("%s cannot be read: starting from the beginning.", self.files[k])
             return None
