@@ -179,9 +179,10 @@ def test_the_learning_rate_follows_its_schedule(short, digits, logits, float32, 
     assert record.rates == pytest.approx([1e-3 * SCHEDULES[name](d) for d in done])
 
 
-def test_schedules_begin_at_the_full_rate_and_end_where_they_should():
-    assert [f(0.0) for f in SCHEDULES.values()] == [1, 1, 1, 1]
-    assert [f(1.0) for f in SCHEDULES.values()] == pytest.approx([1, 0, 0, 0.01])
+def test_schedules_begin_and_end_where_they_should():
+    assert [f(0.0) for f in SCHEDULES.values()] == [1, 1, 1, 1, 0]
+    assert [f(1.0) for f in SCHEDULES.values()] == pytest.approx([1, 0, 0, 0.01, 0])
+    assert [SCHEDULES["onecycle"](d) for d in (0.1, 0.2, 0.6)] == pytest.approx([0.5, 1, 0.5])
     assert [SCHEDULES["step"](d) for d in (0.49, 0.5, 0.75)] == pytest.approx([1, 0.1, 0.01])
 
 
