@@ -134,8 +134,8 @@ def cell_columns(sweep: Sweep, table: pd.DataFrame) -> list[str]:
             count = noisy[key].nunique()
         elif key.startswith("method."):  # of a baseline they decide nothing
             count = noisy.groupby("method")[key].nunique().max()
-        else:  # a method without a teacher lacks the keys of one
-            count = table[key].nunique(dropna=key.startswith("teacher."))
+        else:  # a method without a teacher lacks the keys of one, images without crops theirs
+            count = table[key].nunique(dropna=key.startswith(("teacher.", "augment.")))
         if count > 1:
             more.append(key)
     return [*axes, *more]

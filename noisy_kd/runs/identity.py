@@ -44,7 +44,11 @@ def _augment(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
     if is_trained and teacher.augment != own:
         settings["teacher"]["augment"] = teacher.augment
     names = {data.augment, teacher.augment if is_trained else own} - {own}
-    return {"augment": {name: config.augment[name] for name in sorted(names)}} if names else {}
+    parameters = {
+        name: {key: value for key, value in config.augment[name].items() if key != "views"}
+        for name in sorted(names)
+    }
+    return {"augment": parameters} if names else {}
 
 
 def resolved_precision(config: Config) -> str:
