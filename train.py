@@ -5,4 +5,5 @@ import sys
 from noisy_kd.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main("train"))
+    sys.argv.insert(1, "train")
+    sys.exit(main())

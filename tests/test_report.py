@@ -269,8 +269,8 @@ def command(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
 
     def run(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["noisy-kd", *arguments])
-        assert main("report") == code
+        monkeypatch.setattr(sys, "argv", ["noisy-kd", "report", *arguments])
+        assert main() == code
         done = capsys.readouterr()
         return done.err if code else done.out
 

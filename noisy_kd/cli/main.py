@@ -21,24 +21,21 @@ from noisy_kd.cli.errors import run_command
 VERBS = ("train", "report", "evaluate", "export", "predict", "store", "describe")
 
 
-def main(verb: str = "") -> int:
-    """Run a verb and return its exit code.
+def main() -> int:
+    """Run the verb that the command line begins with, and return its exit code.
 
-    Args:
-        verb: what to do; by default the first argument of the command line. Arguments that begin
-            with a setting or an option are those of ``train``: so Lightning starts the other
-            processes of ``trainer=ddp``.
+    Arguments that begin with a setting or an option are those of ``train``: so Lightning starts the
+    other processes of ``trainer=ddp``.
     """
     arguments = sys.argv[1:]
-    if not verb:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(__doc__.strip())
-            return 0
-        if arguments == ["--version"]:
-            print(noisy_kd.__version__)
-            return 0
-        is_setting = arguments[0].startswith(("-", "+", "~")) or "=" in arguments[0]
-        verb = "train" if is_setting else arguments.pop(0)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0
+    if arguments == ["--version"]:
+        print(noisy_kd.__version__)
+        return 0
+    is_setting = arguments[0].startswith(("-", "+", "~")) or "=" in arguments[0]
+    verb = "train" if is_setting else arguments.pop(0)
     if verb not in VERBS:
         print(f"noisy-kd: there is no verb {verb}: choose {', '.join(VERBS)}.", file=sys.stderr)
         return 2

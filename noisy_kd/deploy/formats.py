@@ -19,10 +19,10 @@ ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors
 
 
 def load(file: Path) -> tuple[Model, dict[str, Any]]:
-    """Return the model in a file, and what the export has written of it (empty if nothing).
+    """Return the model in a file, and what the export has written of it.
 
     Raises:
-        InputError: if the file is of none of the forms or damaged, or its package is missing.
+        InputError: if the file is no such file or damaged, or its package is missing.
     """
     readers = {".onnx": _load_onnx, ".pt2": _load_torch_export, ".safetensors": _load_safetensors}
     if file.suffix not in readers:
@@ -35,30 +35,35 @@ def load(file: Path) -> tuple[Model, dict[str, Any]]:
         raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
+def _about(file: Path, text: str | None) -> dict[str, Any]:
+    if not text:
+        raise InputError(f"{file} says nothing of its classes: name the run's directory instead.")
+    about: dict[str, Any] = json.loads(text)
+    return about
+
+
 def _load_onnx(file: Path) -> tuple[Model, dict[str, Any]]:
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    about = _about(file, session.get_modelmeta().custom_metadata_map.get("noisy_kd"))
     name = session.get_inputs()[0].name
-    about = json.loads(session.get_modelmeta().custom_metadata_map.get("noisy_kd", "{}"))
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), about
 
 
 def _load_torch_export(file: Path) -> tuple[Model, dict[str, Any]]:
     extra = {"noisy_kd": ""}
     model = torch.export.load(file, extra_files=extra).module()
-    return model, json.loads(extra["noisy_kd"] or "{}")
+    return model, _about(file, extra["noisy_kd"])
 
 
 def _load_safetensors(file: Path) -> tuple[Model, dict[str, Any]]:
     """Build the network that the file's metadata describes, and load its weights."""
     with _package("safetensors").safe_open(file, "pt") as content:
-        about = json.loads((content.metadata() or {}).get("noisy_kd", "{}"))
+        about = _about(file, (content.metadata() or {}).get("noisy_kd"))
         weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    if "layers" not in about:
-        raise InputError(f"{file} was not written by noisy-kd export.")
     preprocessing, student = about["preprocessing"], about["student"]
     for code in (preprocessing, student.get("_target_", "")):
         if "." in code and not code.startswith("torchvision.models."):

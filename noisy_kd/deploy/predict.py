@@ -63,8 +63,6 @@ def load(model: Path) -> tuple[formats.Model, dict[str, Any]]:
     if not model.exists():
         raise InputError(f"there is no {model}: name a run's directory or an exported file.")
     run, about = formats.load(model)
-    if not about:
-        raise InputError(f"{model} says nothing of its classes: name the run's directory instead.")
     if not about["preprocessing"]:
         raise InputError(f"{model} takes preprocessed images: export it --with-preprocessing.")
     return run, about

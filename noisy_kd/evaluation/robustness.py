@@ -19,6 +19,7 @@ NOISE = (0.05, 0.1, 0.2, 0.3, 0.5)  # standard deviations on the scale [0, 1]
 EPSILONS = {1: (0.05, 0.1, 0.2, 0.3), 3: (1 / 255, 2 / 255, 4 / 255, 8 / 255)}  # by channels
 BINS = 15  # of the calibration error
 BATCH = 500
+SEED = 0  # of all draws
 
 
 def classifier(preprocessing: nn.Module, net: nn.Module) -> Model:
@@ -35,11 +36,10 @@ class Evaluation:
         model: from images in [0, 1] to logits.
         images: uint8, [N, C, H, W].
         labels: int64, [N].
-        seed: decides all draws.
     """
 
-    def __init__(self, model: Model, images: Tensor, labels: Tensor, seed: int = 0) -> None:
-        self.model, self.images, self.labels, self.seed = model, images, labels, seed
+    def __init__(self, model: Model, images: Tensor, labels: Tensor) -> None:
+        self.model, self.images, self.labels = model, images, labels
 
     def clean(self, taught: Tensor | None = None) -> dict[str, Any]:
         """Error, negative log-likelihood, and agreement with the teacher's logits [N, K]."""
@@ -85,7 +85,7 @@ class Evaluation:
 
     def ood(self, others: dict[str, Tensor]) -> dict[str, Any]:
         """AUROC of telling other images (uint8) from the test set's by the maximum softmax."""
-        draws = keyed_generator(self.seed, "ood")
+        draws = keyed_generator(SEED, "ood")
         noise = torch.randint(256, self.images.shape, generator=draws, dtype=torch.uint8)
         own = self.logits(self.images).softmax(dim=1).amax(dim=1)
         found = {}
@@ -110,7 +110,7 @@ class Evaluation:
 
     def _accuracy(self, change: Callable[..., Tensor], strength: float, purpose: str) -> float:
         """Accuracy on changed images; ``change`` takes images, labels, strength and generator."""
-        draws, right = keyed_generator(self.seed, f"{purpose} {strength}"), 0
+        draws, right = keyed_generator(SEED, f"{purpose} {strength}"), 0
         size = at_once(self.images, BATCH)
         for images, y in zip(self.images.split(size), self.labels.split(size), strict=True):
             changed = change(images.float() / 255, y, strength, draws)
