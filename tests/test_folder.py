@@ -11,6 +11,7 @@ import unicodedata
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -424,6 +425,16 @@ def test_a_renamed_file_is_the_same_image_unless_the_order_changes(tmp_path, mod
     assert module().digest == first.digest
     (cat / "6.jpg").rename(cat / "000.jpg")
     assert module().digest != first.digest
+
+
+def test_a_store_without_room_is_refused(tmp_path, module, monkeypatch):
+    write(tmp_path)
+    bytes_needed = 2 * 12 * 20 * 30 * 3
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=bytes_needed - 1))
+    with pytest.raises(InputError, match=r"store=.*store has 0\.0 GB left, but decoding .* needs"):
+        module()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=bytes_needed))
+    module()
 
 
 def test_many_files_are_decoded_as_few_are(tmp_path, module, monkeypatch):
