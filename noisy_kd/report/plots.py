@@ -108,11 +108,10 @@ def _compression(plot: Axes, sweep: Sweep, done: pd.DataFrame) -> None:
     sizes, best = sweep.paper["compression"], best_cells(sweep, done)
     own_sizes = [noisy["runs"]["result"].iloc[0]["compression"] for _, noisy, _ in best]
     series = (("best", MEASURED, "noisy teacher"), ("baseline", BASELINE, "logit regression"))
-    for position, (key, color, name) in enumerate(series, start=1):
-        if best:
-            measured = sorted(
-                zip(own_sizes, (cells[position]["mean"] for cells in best), strict=True)
-            )
+    own = {"best": [noisy for _, noisy, _ in best], "baseline": [plain for _, _, plain in best]}
+    for key, color, name in series:
+        measured = sorted(zip(own_sizes, (cell["mean"] for cell in own[key]), strict=True))
+        if measured:
             plot.plot(*zip(*measured, strict=True), "o-", color=color, label=name)
         paper = sorted((sizes[student], sweep.paper[key][student]) for student in sizes)
         line: dict[str, Any] = {"color": color, "alpha": 0.5, "label": f"paper, {name}"}

@@ -231,8 +231,8 @@ def _tuned(summary: pd.DataFrame) -> Table | None:
     if not others or not tuned or len(others) == len(settings) or plain.nunique() < 2:
         return None
     clean, noisy = (done.loc[done["val_error"][mask].idxmin()] for mask in (plain, ~plain))
-    *difference, p = paired(*(frame.errors_by_seed(c["runs"]) for c in (noisy, clean)))
-    compared = [interval(*difference), _p(p)]
+    mean, low, high, p = paired(*(frame.errors_by_seed(c["runs"]) for c in (noisy, clean)))
+    compared = [interval(mean, low, high), _p(p)]
     rows = []
     for name, cell, own in (("without noise", clean, ["", ""]), ("with noise", noisy, compared)):
         shown = [text(cell[key]) for key in settings]
