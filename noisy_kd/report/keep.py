@@ -93,12 +93,12 @@ def markdown(file: Path) -> str:
         parts = robustness.tables(results, chosen)
     else:
         parts = tables.report(sweeps.read(what), results, chosen)
-    devices = {f"{run['device']}, {run['precision']}" for run in results if "device" in run}
-    versions = {f"torch {run['versions']['torch']}" for run in results if "versions" in run}
-    ends = [time.gmtime(run["ended"]) for run in results if "ended" in run]
-    days = sorted({time.strftime("%Y-%m-%d", end) for end in ends})
+    done = [run for run in results if "ended" in run]
+    machines = {f"{run['device']}, {run['precision']}" for run in done}
+    versions = {f"torch {run['versions']['torch']}" for run in done}
+    days = sorted(time.strftime("%Y-%m-%d", time.gmtime(run["ended"])) for run in done)
     period = " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))
-    line = "; ".join([f"{len(results)} runs", *sorted(devices), *sorted(versions), period])
+    line = "; ".join([f"{len(results)} runs", *sorted(machines), *sorted(versions), period])
     return "\n\n".join([*map(tables.as_markdown, parts), f"*{line}.*"]) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 
 from noisy_kd import runs
 from noisy_kd.report import frame, sweeps
-from noisy_kd.report.frame import paired, settings_of, text
+from noisy_kd.report.frame import NAN, paired, settings_of, text
 from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.runs import Result
 
@@ -111,8 +112,8 @@ def plain_table(results: Sequence[tuple[str, Result | None]]) -> Table:
 
 def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame) -> Table:
     """Return all cells, each beside its baseline and the paper's number."""
-    settings = settings_of(summary)
-    has_baseline, has_paper = summary["is_baseline"].any(), summary["paper"].notna().any()
+    settings, has_baseline = settings_of(summary), summary["is_baseline"].any()
+    has_paper = summary["paper"].notna().any()
     heads = [*map(short, settings), "error %", "n"]
     heads += [*(COMPARISON if has_baseline else ()), *(PAPER if has_paper else ())]
     rows = []
@@ -122,8 +123,7 @@ def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame) -> Table:
             row += ["baseline" if cell["is_baseline"] else _percent(cell["improvement"])]
             row += [interval(*cell[["difference", "low", "high"]]), _p(cell["p"]), _p(cell["holm"])]
         if has_paper:
-            paper = "" if pd.isna(cell["paper"]) else f"{cell['paper']:.2f}"
-            row += [paper, _percent(cell["paper_improvement"])]
+            row += [mean_text(cell["paper"]), _percent(cell["paper_improvement"])]
         rows.append(row)
     notes = [_what(table), NOTE, *_gaps(summary, settings)]
     if not has_baseline:
@@ -147,19 +147,18 @@ def _error(cell: pd.Series[Any]) -> list[str]:
     return [mean_text(cell["mean"], cell["deviation"]) or status, str(cell["n"])]
 
 
-def mean_text(mean: float, deviation: float, form: str = ".2f", spread: str = ".2f") -> str:
+def mean_text(
+    mean: float | None, deviation: float = NAN, form: str = ".2f", spread: str = ".2f"
+) -> str:
     """Return a mean with its standard deviation; empty for NaN."""
-    if pd.isna(mean):
-        return ""
-    return f"{mean:{form}}" + ("" if pd.isna(deviation) else f" ± {deviation:{spread}}")
+    behind = "" if pd.isna(deviation) else f" ± {deviation:{spread}}"
+    return "" if pd.isna(mean) else f"{mean:{form}}{behind}"
 
 
 def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
     """Return a difference with its confidence interval."""
-    if pd.isna(mean):
-        return ""
     ends = "" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{mean:{form}}{ends}"
+    return "" if pd.isna(mean) else f"{mean:{form}}{ends}"
 
 
 def _p(p: float) -> str:
@@ -313,8 +312,7 @@ def show(table: Table) -> None:
         shown.add_column(head, justify="left" if is_text else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*map(escape, row))
-    console = Console()
-    console = console if console.is_terminal else Console(width=100)
+    console = Console(width=None if sys.stdout.isatty() else 100)
     with console.capture() as captured:  # rich would end the program if the reader stopped
         console.print(shown)
         for note in table.notes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import reduce
 from itertools import pairwise
+from operator import getitem
 from pathlib import Path
-from typing import Any
 
 from noisy_kd.config import Config
 
@@ -28,8 +29,8 @@ EVEN = 1.15  # the busiest device may have this many times the mean
 class Part:
     """Runs that one process trains side by side; they differ only in :data:`STACKABLE` keys."""
 
-    configs: list[Config]
-    directories: list[Path]
+    configs: list[Config] = field(default_factory=list)
+    directories: list[Path] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.configs)
@@ -53,7 +54,11 @@ def groups(configs: Iterable[Config], directories: Iterable[Path]) -> list[Part]
     """Return the runs in groups that differ only in stackable keys."""
     groups: dict[str, Part] = {}
     for config, directory in zip(configs, directories, strict=True):
-        groups.setdefault(_unstackable(config), Part([], [])).add(config, directory)
+        shared = asdict(config)
+        for *parents, key in STACKABLE:
+            node = reduce(getitem, parents, shared)
+            node |= {key: None} if key in node else {}
+        groups.setdefault(json.dumps(shared, sort_keys=True), Part()).add(config, directory)
     return list(groups.values())
 
 
@@ -82,15 +87,3 @@ def _busiest(parts: list[Part], devices: int) -> int:
     for part in parts:
         loads[loads.index(min(loads))] += len(part)
     return max(loads)
-
-
-def _unstackable(config: Config) -> str:
-    """Return what all runs of a stack share: everything but the stackable keys."""
-    shared = asdict(config)
-    for *parents, key in STACKABLE:
-        node: Any = shared
-        for parent in parents:
-            node = node[parent]
-        if key in node:
-            node[key] = None
-    return json.dumps(shared, sort_keys=True)

@@ -115,7 +115,7 @@ def _by_saved_epoch(part: Part) -> list[Part]:
     for config, directory in part:
         directory.mkdir(parents=True, exist_ok=True)
         epoch = saved_epoch(directory / "last.ckpt", config_hash(config))
-        stacks.setdefault(epoch, Part([], [])).add(config, directory)
+        stacks.setdefault(epoch, Part()).add(config, directory)
     return list(stacks.values())
 
 

@@ -16,26 +16,23 @@ from noisy_kd.sweep import part as work
 from noisy_kd.sweep.grid import Part
 from noisy_kd.training.callbacks.progress import RunsBar
 
+try:
+    import submitit
+except ImportError as error:
+    text = "hydra/launcher=stacked_slurm needs submitit: pip install -e '.[slurm]'."
+    raise InputError(text) from error
 
-class Resumable:
+
+class Resumable(submitit.helpers.Checkpointable):
     """A call that submitit queues again, from its checkpoints, when Slurm ends it early."""
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.function, self.arguments = function, arguments
-
-    def __call__(self) -> Any:
+    def __call__(self, function: Callable[..., Any], argument: Any) -> Any:
+        """Call the function; where Slurm does not bind processes, torch would use all cores."""
         import torch
 
-        cores = os.environ.get("SLURM_CPUS_PER_TASK")
-        if cores:  # where Slurm does not bind processes, torch would use all cores of the node
+        if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
             torch.set_num_threads(int(cores))
-        return self.function(*self.arguments)
-
-    def checkpoint(self) -> Any:
-        """Return what submitit submits in its place."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
+        return function(argument)
 
 
 def train_groups(groups: list[Part], bar: RunsBar, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -45,7 +42,7 @@ def train_groups(groups: list[Part], bar: RunsBar, settings: Mapping[str, Any]) 
         Directory -> error, of the runs that failed.
 
     Raises:
-        InputError: without submitit or Slurm, or if data or networks cannot work.
+        InputError: without Slurm, or if data or networks cannot work.
         TrainingError: if the job that makes the teachers failed.
     """
     submit = submitter(settings)
@@ -58,39 +55,30 @@ def train_groups(groups: list[Part], bar: RunsBar, settings: Mapping[str, Any]) 
     if error is not None:
         why = " ".join(str(error).split())
         raise TrainingError(f"the job that makes the teachers failed: {why}")
-    prepared = job.result()
-    if isinstance(prepared, str):
-        raise InputError(prepared)
-    ready: list[Part]
-    failed: dict[str, str]
-    ready, failed = prepared
+    wrong, ready, failed = job.result()
+    if wrong:
+        raise InputError(wrong)
     slots = range(int(settings["jobs"]))
     parts = grid.shared_out(ready, len(slots))
     with bar:
-        return failed | queue.drain(
-            parts, slots, lambda _, part: submit(work.train, part), bar.refresh, pause=2.0
-        )
+        more = queue.drain(parts, slots, lambda _, p: submit(work.train, p), bar.refresh, pause=2.0)
+    return failed | more
 
 
-def _prepare(groups: list[Part]) -> tuple[list[Part], dict[str, str]] | str:
-    """In a job: prepare the groups, or return what is wrong with them."""
+def _prepare(groups: list[Part]) -> tuple[str, list[Part], dict[str, str]]:
+    """In a job: prepare the groups; first, what is wrong with them."""
     try:
-        return work.prepare(groups)
+        return "", *work.prepare(groups)
     except InputError as error:
-        return str(error)
+        return str(error), [], {}
 
 
 def submitter(settings: Mapping[str, Any]) -> Callable[..., Any]:
     """Return what submits the call of a function and returns its job.
 
     Raises:
-        InputError: without submitit, or without Slurm where ``cluster=slurm``.
+        InputError: without Slurm where ``cluster=slurm``.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        text = "hydra/launcher=stacked_slurm needs submitit: pip install -e '.[slurm]'."
-        raise InputError(text) from error
     Path(settings["folder"]).mkdir(parents=True, exist_ok=True)
     try:
         executor = submitit.AutoExecutor(folder=settings["folder"], cluster=settings["cluster"])
@@ -109,7 +97,7 @@ def submitter(settings: Mapping[str, Any]) -> Callable[..., Any]:
 
     def submit(function: Callable[..., Any], argument: Any) -> Any:
         try:
-            return executor.submit(Resumable(function, argument))
+            return executor.submit(Resumable(), function, argument)
         except Exception as error:  # submitit's, with what sbatch has said
             raise InputError(f"Slurm refuses the job: {' '.join(str(error).split())}") from error
 
