@@ -94,7 +94,9 @@ def filters(overrides: Sequence[str]) -> dict[str, list[Value]]:
             chosen[key] = [notation.notation(notation.parse(str(v))) for v in chosen[key]]
         elif key == "teacher.checkpoint":
             chosen[key] = [
-                file if file.startswith((CONTENT, "null")) else CONTENT + runs.file_digest(file)
+                file
+                if file == "null" or file.startswith(CONTENT)
+                else CONTENT + runs.file_digest(file)
                 for file in map(str, chosen[key])
             ]
     return chosen

@@ -55,6 +55,7 @@ def train_groups(groups: list[Part], bar: RunsBar, settings: Mapping[str, Any]) 
     if error is not None:
         why = " ".join(str(error).split())
         raise TrainingError(f"the job that makes the teachers failed: {why}")
+    failed: dict[str, str]
     wrong, ready, failed = job.result()
     if wrong:
         raise InputError(wrong)
@@ -97,7 +98,7 @@ def submitter(settings: Mapping[str, Any]) -> Callable[..., Any]:
 
     def submit(function: Callable[..., Any], argument: Any) -> Any:
         try:
-            return executor.submit(Resumable(), function, argument)
+            return executor.submit(Resumable(), function, argument)  # type: ignore[no-untyped-call]
         except Exception as error:  # submitit's, with what sbatch has said
             raise InputError(f"Slurm refuses the job: {' '.join(str(error).split())}") from error
 
