@@ -105,7 +105,7 @@ class Teacher(Network):
     checkpoint: str | None = None
     checkpoint_key: str | None = field(default=None, metadata=PLACE)  # identity where it is set
     input: Input = field(default_factory=Input, metadata=PLACE)  # likewise
-    max_epochs: int = _checked(1, least=1)
+    max_epochs: int = _checked(1, least=0)
     lr: float = _checked(1e-3, above=0)
     weight_decay: float = _checked(0.0, least=0)
     schedule: str = _checked("linear", choices=SCHEDULES)

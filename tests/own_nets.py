@@ -154,3 +154,16 @@ class Pair(nn.Module):
 def any_channels(num_classes):
     """Takes images of any number of channels."""
     return nn.Sequential(nn.AdaptiveAvgPool3d((1, 8, 8)), nn.Flatten(), nn.Linear(64, num_classes))
+
+
+def pretrained(num_classes):
+    """A classifier of the digits by the nearest class mean."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    means = torch.tensor([pixels[labels == k].mean(0) / 16 for k in range(num_classes)])
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+    with torch.no_grad():
+        net[1].weight.copy_(means)
+        net[1].bias.copy_(-means.square().sum(dim=1) / 2)
+    return net

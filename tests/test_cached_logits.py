@@ -108,7 +108,9 @@ def test_the_teacher_is_not_asked_again(tmp_path, monkeypatch):
         monkeypatch.undo()
     entries = len(list(tmp_path.glob("logits-*/entry.json")))
     ready(DigitsDataModule(), teacher(seed=1), tmp_path).train_dataloader()
-    assert len(list(tmp_path.glob("logits-*/entry.json"))) == entries + 2  # of the images, of the test images
+    assert (
+        len(list(tmp_path.glob("logits-*/entry.json"))) == entries + 2
+    )  # of the images, of the test images
 
 
 def test_training_on_cached_logits_gives_what_asking_the_teacher_gives(tmp_path):

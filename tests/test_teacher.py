@@ -14,7 +14,7 @@ from noisy_kd.training import teacher as teacher_module
 from noisy_kd.training.checks import check_shift, check_teacher
 from noisy_kd.training.logits import predict_logits
 from noisy_kd.training.numerics import Numerics
-from noisy_kd.training.stages import count_errors
+from noisy_kd.training.stages import count_errors, run
 from noisy_kd.training.teacher import TeacherTraining
 
 
@@ -155,3 +155,10 @@ def test_the_teacher_of_a_checkpoint_is_not_trained(short, trained, tmp_path, mo
     assert not teacher.training
     for one, other in zip(teacher.parameters(), net.parameters(), strict=True):
         assert torch.equal(one, other) and not one.requires_grad
+
+
+def test_without_epochs_a_teacher_keeps_the_weights_of_its_function(short, tmp_path):
+    own = ["model@teacher=module", "teacher._target_=own_nets.pretrained", "teacher.max_epochs=0"]
+    (result,) = run([short(*own)], [tmp_path])
+    assert result["teacher_test_error"] < 0.2
+    assert not list(tmp_path.glob("teacher"))

@@ -157,15 +157,17 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
     train, test = stacked_logits(teachers, data, Path(first.config.store), first.method)
     taught = TeacherOutputs(teachers, train, test)
     error, chance = validation_error(first, data, taught), 1 - 1 / len(data.classes)
-    if error is not None and first.config.teacher.checkpoint is not None:
+    settings = first.config.teacher
+    was_trained = settings.checkpoint is not None or settings.max_epochs == 0
+    if error is not None and was_trained:
         log.info("Teacher %s: val error %.2f%%.", first.config.teacher_name, 100 * error)
     if error is not None and error > NEAR_CHANCE * chance:
         log.warning(
             "The teacher is wrong on %.1f%% of the validation images, near chance: %s",
             100 * error,
-            "train it longer (teacher.max_epochs)."
-            if first.config.teacher.checkpoint is None
-            else "does it expect other pixels (teacher.input.mean=..., teacher.input.std=...)?",
+            "does it expect other pixels (teacher.input.mean=..., teacher.input.std=...)?"
+            if was_trained
+            else "train it longer (teacher.max_epochs).",
         )
     return taught
 

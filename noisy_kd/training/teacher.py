@@ -52,6 +52,8 @@ class TeacherTraining:
     def trained(self, logs: Path) -> nn.Module:
         """Return the frozen teacher: from a checkpoint, from the store, or trained for the store.
 
+        Without epochs it has the weights that its function gives.
+
         Its training writes its curves into the folder ``logs``.
 
         Raises:
@@ -62,7 +64,7 @@ class TeacherTraining:
             file, key = Path(self.config.teacher.checkpoint), self.config.teacher.checkpoint_key
             inner = self.net.net if isinstance(self.net, TeacherInput) else self.net
             inner.load_state_dict(read_checkpoint(file, inner, key))
-        else:
+        elif self.config.teacher.max_epochs:
             self.net.load_state_dict(self._from_store(logs))
         return frozen(self.net).to(self.numerics.device)
 
