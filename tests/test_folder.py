@@ -1,5 +1,6 @@
 """Folders of images: every format, size, mode and layout; what is wrong is named."""
 
+import errno
 import os
 import re
 import shutil
@@ -550,3 +551,15 @@ def test_a_student_learns_from_unlabelled_images(tmp_path, short):
         (result,) = run([short(*few, f"method={method}")], [tmp_path / method])
         errors[method] = result["test_error"]
     assert errors["logit_regression"] < 0.3 < errors["hinton"]
+
+
+def test_images_that_may_not_be_mapped_are_one_line(tmp_path, module, monkeypatch):
+    """As under ``ulimit -v``."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    write(tmp_path)
+    monkeypatch.setattr("numpy.memmap", refuse)
+    with pytest.raises(InputError, match=r"GB of decoded images cannot be mapped .*ulimit -v"):
+        module()

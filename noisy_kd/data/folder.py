@@ -11,7 +11,6 @@ import hashlib
 import logging
 import math
 import os
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -201,8 +200,15 @@ def _decoded(
         wanted = _pixels([headers[k] for k in good], root, size)
         assert wanted.size is not None
         shape = (len(files), wanted.channels, *wanted.size)
-        _check_room(work.parent, 2 * math.prod(shape))  # they are written twice for a moment
-        pixels = np.memmap(work / "pixels", dtype=np.uint8, mode="w+", shape=shape)
+        stores.check_room(work.parent, 2 * math.prod(shape))  # they are written twice for a moment
+        try:
+            pixels = np.memmap(work / "pixels", dtype=np.uint8, mode="w+", shape=shape)
+        except OSError as error:
+            raise InputError(
+                f"{root}: {math.prod(shape) / 1e9:.1f} GB of decoded images cannot be mapped "
+                f"({error.strerror}): raise the limit of this process (ulimit -v), or choose a "
+                "smaller data.size."
+            ) from error
         read = partial(decode, pixels=wanted)
         for place, image in in_parallel(read, [paths[k] for k in good], "decoding images"):
             if isinstance(image, InputError):
@@ -227,16 +233,6 @@ def _decoded(
     facts = {"classes": classes, "counts": counts, "bits": wanted.bits}
     facts["remarks"] = _remarks(headers, pixels)
     return {"tensors": {"pixels": torch.from_numpy(pixels), "labels": labels}, "facts": facts}
-
-
-def _check_room(store: Path, needed: int) -> None:
-    """Refuse a full disk now: to write to a memory map on it ends the process."""
-    free = shutil.disk_usage(store).free
-    if needed > free:
-        raise InputError(
-            f"store={store} has {free / 1e9:.1f} GB left, but decoding the images needs "
-            f"{needed / 1e9:.1f} GB: choose another folder, or a smaller data.size."
-        )
 
 
 def _pixels(headers: list[Header], root: Path, size: int | Sequence[int] | None) -> Pixels:

@@ -61,7 +61,27 @@ def get_or_make(
             _write(entry, kind, made_by, make(work))
             shutil.rmtree(work)
     facts = json.loads((entry / "entry.json").read_text())["facts"]
-    return torch.load(entry / "tensors.pt", weights_only=True, mmap=True), facts
+    try:
+        return torch.load(entry / "tensors.pt", weights_only=True, mmap=True), facts
+    except RuntimeError as error:  # its checksum was right
+        size = (entry / "tensors.pt").stat().st_size / 1e9
+        raise InputError(
+            f"{entry}: {size:.1f} GB cannot be mapped: raise the limit of this process (ulimit -v)."
+        ) from error
+
+
+def check_room(store: Path, needed: int) -> None:
+    """Refuse a full disk now: to write so many bytes to a memory map on it ends the process.
+
+    Raises:
+        InputError: saying how much is free, and how much is needed.
+    """
+    free = shutil.disk_usage(store).free
+    if needed > free:
+        raise InputError(
+            f"store={store} has {free / 1e9:.1f} GB left, but decoding the images needs "
+            f"{needed / 1e9:.1f} GB: choose another folder, or a smaller data.size."
+        )
 
 
 def _write(entry: Path, kind: str, made_by: dict[str, Any], content: dict[str, Any]) -> None:
