@@ -29,8 +29,8 @@ def main() -> None:
     skipped = 0
     for directory in options.runs:
         try:
-            found = evaluate(directory, kinds, options.limit, options.again)
-            print(f"{directory}\n{in_words(found)}")
+            evaluation = evaluate(directory, kinds, options.limit, options.again)
+            print(f"{directory}\n{in_words(evaluation)}")
         except InputError as error:
             skipped += 1
             print(f"{directory}: skipped, {error}")

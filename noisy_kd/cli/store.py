@@ -22,11 +22,11 @@ def main() -> None:
     if options.action == "clean":
         print(f"removed {clean(options.store)} entries from {options.store}")
         return
-    found = entries(options.store)
-    settings = differing([{"kind": about.get("kind")} | about["made_by"] for _, about, _ in found])
-    for (path, about, size), own in zip(found, settings, strict=True):
+    listed = entries(options.store)
+    settings = differing([{"kind": about.get("kind")} | about["made_by"] for _, about, _ in listed])
+    for (path, about, size), own in zip(listed, settings, strict=True):
         first = f"{path.name:24}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}"
         more = (about["made_by"]["layers"], own, in_words(about["facts"]))
         print("\n    ".join([first, *filter(None, more)]))
-    if not found:
+    if not listed:
         print(f"{options.store} is empty")

@@ -130,15 +130,15 @@ def in_words(facts: dict[str, Any]) -> str:
 
 def entries(store: Path) -> list[tuple[Path, dict[str, Any], int]]:
     """Return of every finished entry its folder, what is known of it, its size in bytes."""
-    found = []
+    listed = []
     for file in sorted(store.glob("*/entry.json")):
         try:
             about = json.loads(file.read_text())
             about["made_by"]["layers"], about["facts"].items()
         except (ValueError, KeyError, TypeError, AttributeError):
             about = {"made": "damaged", "made_by": {"data": "", "layers": ""}, "facts": {}}
-        found.append((file.parent, about, sum(f.stat().st_size for f in file.parent.iterdir())))
-    return found
+        listed.append((file.parent, about, sum(f.stat().st_size for f in file.parent.iterdir())))
+    return listed
 
 
 def differing(made: list[dict[str, Any]]) -> list[str]:

@@ -41,16 +41,16 @@ def evaluate(
     net = runs.load_student(directory)
     file = directory / ("evaluation.json" if limit is None else f"evaluation-{limit}.json")
     student = runs.file_digest(str(directory / "student.pt"))
-    found = runs.read_json(file) or {}
-    if found.get("student") != student:
-        found = {"student": student}
-    todo = [kind for kind in kinds if again or kind not in found]
+    evaluated = runs.read_json(file) or {}
+    if evaluated.get("student") != student:
+        evaluated = {"student": student}
+    todo = [kind for kind in kinds if again or kind not in evaluated]
     result = runs.read_result(directory) or {}
     if not todo and result.get("dataset") != "folder":  # whose images may have changed
-        return found
+        return evaluated
     data = load_data(directory)
     if not todo:
-        return found
+        return evaluated
     images, labels = data.test_images.pixels[:limit], data.test_images.labels[:limit]
     evaluation = Evaluation(classifier(data.preprocessing, net), images, labels)
     inputs: dict[str, list[Any]] = {}
@@ -62,11 +62,11 @@ def evaluate(
     if "ood" in todo:
         inputs["ood"] = [other_images(data)]
     for kind in todo:
-        found[kind] = getattr(evaluation, kind)(*inputs.get(kind, ()))
-    found["images"] = len(labels)
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    _to_tensorboard(found, directory, file.stem)
-    return found
+        evaluated[kind] = getattr(evaluation, kind)(*inputs.get(kind, ()))
+    evaluated["images"] = len(labels)
+    file.write_text(json.dumps(evaluated, indent=1) + "\n")
+    _to_tensorboard(evaluated, directory, file.stem)
+    return evaluated
 
 
 def other_images(data: datamodules.ImageDataModule) -> dict[str, Tensor]:
@@ -75,21 +75,21 @@ def other_images(data: datamodules.ImageDataModule) -> dict[str, Tensor]:
     scikit-learn's digits for grey images; the other one of CIFAR-10 and SVHN where its files lie.
     """
     channels, height, width = data.input_shape
-    found = {}
+    images_of = {}
     colour = (datamodules.CIFAR10DataModule, datamodules.SVHNDataModule)
     for kind in (datamodules.DigitsDataModule,) if channels == 1 else colour:
         if kind.name == data.name:
             continue
         with suppress(InputError):  # its files are not here
             images = kind(root=data.root, download=False).read().test.pixels
-            found[kind.name] = resize(images, [height, width], antialias=True)
-    return found
+            images_of[kind.name] = resize(images, [height, width], antialias=True)
+    return images_of
 
 
-def in_words(found: dict[str, Any]) -> str:
+def in_words(evaluation: dict[str, Any]) -> str:
     """Return the numbers in words, a line for each kind."""
     lines = []
-    for kind, numbers in found.items():
+    for kind, numbers in evaluation.items():
         if isinstance(numbers, dict):
             texts = [
                 f"{key} {value:.4f}" for key, value in numbers.items() if isinstance(value, float)
@@ -99,7 +99,7 @@ def in_words(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _to_tensorboard(found: dict[str, Any], directory: Path, name: str) -> None:
+def _to_tensorboard(evaluated: dict[str, Any], directory: Path, name: str) -> None:
     """Numbers as text, curves over the strength in thousandths (severity for corruptions).
 
     Those that were written before by this name, ``evaluation`` or ``evaluation-LIMIT``, give way.
@@ -108,11 +108,11 @@ def _to_tensorboard(found: dict[str, Any], directory: Path, name: str) -> None:
         old.unlink()
     curves = name.replace("evaluation", "accuracy")
     with SummaryWriter(str(directory), filename_suffix=f".{name}") as writer:
-        writer.add_text(name, in_words(found).replace("\n", "  \n"))
+        writer.add_text(name, in_words(evaluated).replace("\n", "  \n"))
         for kind in ("noise", "fgsm", "pgd"):
-            for strength, accuracy in found.get(kind, {}).items():
+            for strength, accuracy in evaluated.get(kind, {}).items():
                 writer.add_scalar(f"{curves}/{kind}", accuracy, round(1000 * float(strength)))
-        for corruption, severities in found.get("corruptions", {}).items():
+        for corruption, severities in evaluated.get("corruptions", {}).items():
             if isinstance(severities, list):
                 for severity, accuracy in enumerate(severities, start=1):
                     writer.add_scalar(f"{curves}/{corruption}", accuracy, severity)

@@ -45,13 +45,13 @@ class Evaluation:
         """Error, negative log-likelihood, and agreement with the teacher's logits [N, K]."""
         logits = self.logits(self.images)
         guess = logits.argmax(dim=1)
-        found = {
+        measures = {
             "error": float((guess != self.labels).float().mean()),
             "nll": float(nn.functional.cross_entropy(logits, self.labels)),
         }
         if taught is not None:
-            found["agreement"] = float((guess == taught.argmax(dim=1)).float().mean())
-        return found
+            measures["agreement"] = float((guess == taught.argmax(dim=1)).float().mean())
+        return measures
 
     def calibration(self) -> dict[str, Any]:
         """Expected calibration error in 15 bins, mean confidence."""
@@ -66,12 +66,12 @@ class Evaluation:
 
     def corruptions(self) -> dict[str, Any]:
         """Accuracy at severities 1 to 5 of each corruption, and the mean of all."""
-        found: dict[str, Any] = {
+        accuracies: dict[str, Any] = {
             name: [self._corrupted(corrupt, strength, name) for strength in strengths]
             for name, (corrupt, strengths) in CORRUPTIONS.items()
         }
-        every = [accuracy for severities in found.values() for accuracy in severities]
-        return {**found, "mean": sum(every) / len(every)}
+        every = [accuracy for severities in accuracies.values() for accuracy in severities]
+        return {**accuracies, "mean": sum(every) / len(every)}
 
     def fgsm(self) -> dict[str, Any]:
         """Accuracy under FGSM, by epsilon."""
@@ -88,12 +88,12 @@ class Evaluation:
         draws = keyed_generator(SEED, "ood")
         noise = torch.randint(256, self.images.shape, generator=draws, dtype=torch.uint8)
         own = self.logits(self.images).softmax(dim=1).amax(dim=1)
-        found = {}
+        aurocs = {}
         for name, images in {"uniform_noise": noise, **others}.items():
             other = self.logits(images).softmax(dim=1).amax(dim=1)
             is_own = torch.cat([torch.ones_like(own), torch.zeros_like(other)]).long()
-            found[name] = float(binary_auroc(torch.cat([own, other]), is_own))
-        return found
+            aurocs[name] = float(binary_auroc(torch.cat([own, other]), is_own))
+        return aurocs
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:

@@ -23,12 +23,12 @@ def choose_device(accelerator: str) -> torch.device:
     Raises:
         InputError: if it is not there.
     """
-    found = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not found.get(accelerator, True):
+    available = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(accelerator, True):
         name = {"gpu": "GPU", "mps": "Apple GPU"}[accelerator]
         raise InputError(f"trainer.accelerator={accelerator}: no {name} found; use trainer=cpu.")
     if accelerator == "auto":
-        accelerator = next((name for name, is_there in found.items() if is_there), "cpu")
+        accelerator = next((name for name, is_there in available.items() if is_there), "cpu")
     if accelerator == "gpu":
         return torch.device(
             "cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))

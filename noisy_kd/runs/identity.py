@@ -104,18 +104,18 @@ def _resolve_run_name(*, _root_: DictConfig) -> str:
 
 def _deciding(node: Any) -> dict[str, Any]:
     """Return the fields of a node that decide numbers, arguments beside the others."""
-    found: dict[str, Any] = {}
+    deciding: dict[str, Any] = {}
     for item in fields(node):
         value = getattr(node, item.name)
         is_later = item.metadata.get("later") and value in (item.default, ADAM)
         if item.metadata.get("identity", True) and not is_later:
-            found[item.name] = _deciding(value) if is_dataclass(value) else copy.copy(value)
+            deciding[item.name] = _deciding(value) if is_dataclass(value) else copy.copy(value)
     if isinstance(node, Network):
-        del found["_target_" if node._target_ is None else "layers"]
+        del deciding["_target_" if node._target_ is None else "layers"]
         if node.layers is not None:
-            found["layers"] = canonical(node.layers)
-    arguments: dict[str, Any] = found.pop("arguments", {})
-    return found | arguments
+            deciding["layers"] = canonical(node.layers)
+    arguments: dict[str, Any] = deciding.pop("arguments", {})
+    return deciding | arguments
 
 
 def _teacher(config: Config) -> dict[str, Any]:

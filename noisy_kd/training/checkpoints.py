@@ -64,12 +64,12 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
         InputError: if the file cannot be read, or not exactly one set of weights fits.
     """
     place = f"teacher.checkpoint={file}"
-    found = {path: tensors for path, tensors in _state_dicts(_load(file, place))}
-    if not found:
+    candidates = {path: tensors for path, tensors in _state_dicts(_load(file, place))}
+    if not candidates:
         raise InputError(
             f"{place} holds no state dict: save it by torch.save(net.state_dict(), FILE)."
         )
-    fits = [fit for path, tensors in found.items() for fit in _fits(path, tensors, net)]
+    fits = [fit for path, tensors in candidates.items() for fit in _fits(path, tensors, net)]
     keys = ", ".join(fit.key or "(the whole file)" for fit in fits)
     if key is not None:
         chosen = [fit for fit in fits if fit.key == key]
@@ -80,7 +80,7 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
             )
         fits = chosen
     if not fits:
-        raise InputError(f"{place} does not fit the teacher: {_why(found, net)}")
+        raise InputError(f"{place} does not fit the teacher: {_why(candidates, net)}")
     first = fits[0]
     if any(not _equal(first.weights, other.weights) for other in fits[1:]):
         raise InputError(
