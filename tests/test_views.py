@@ -282,6 +282,20 @@ def test_a_lightning_user_trains_on_views(teacher, tmp_path):
     assert trainer.callback_metrics["val/agreement"] > 0.5  # of a teacher that knows nothing
 
 
+def test_views_without_end_have_no_cached_logits(teacher, tmp_path):
+    data = DigitsDataModule(views=Views(None, mirror=True, shift=0.125))
+    with pytest.raises(ValueError, match="without CachedLogits"):
+        CachedLogits(data, teacher, store=tmp_path).setup()
+
+
+def test_a_lightning_user_asks_the_teacher_about_views_without_end(teacher):
+    data = DigitsDataModule(views=Views(None, mirror=True, shift=0.125))
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", **options)
+    trainer.fit(Distiller(network("FC16-FC10", (1, 8, 8)), teacher), data)
+    assert trainer.callback_metrics["val/agreement"] >= 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -40,7 +40,8 @@ class CachedLogits(LightningDataModule):
         seed: of that noise; the ``seed`` of the Distiller.
 
     Raises:
-        ValueError: from ``setup``, if a batch that is read twice differs (random augmentation).
+        ValueError: from ``setup``, if a batch that is read twice differs (random augmentation), or
+            views have no end.
         TypeError: from ``setup``, if the data module yields no mini-batches of indexed samples.
 
     Examples:
@@ -80,6 +81,11 @@ class CachedLogits(LightningDataModule):
             for teacher in self.teachers:
                 teacher.to(self.trainer.strategy.root_device)
         if isinstance(self.data, ImageDataModule):
+            if self.data.views.count is None:
+                raise ValueError(
+                    "views without end have no stored logits: give Views a count, or the teacher "
+                    "to Distiller(student, teacher) without CachedLogits."
+                )
             self._train, self._test = stacked_logits(
                 self.teachers, self.data, self.store, self.method
             )
