@@ -1,47 +1,18 @@
 """noisy-kd: small students from large frozen teachers, with noisy teachers.
 
 The public names are imported when they are used: ``import noisy_kd`` loads neither torch nor
-Lightning. ``__init__.pyi`` shows them to type checkers.
+Lightning. ``__init__.pyi`` says which names there are, and where they come from.
 """
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.2.0"
 
-_HOMES = {
-    "noisy_kd.data.datamodules": (
-        "CIFAR10DataModule",
-        "DigitsDataModule",
-        "ImageFolderDataModule",
-        "MNISTDataModule",
-        "SVHNDataModule",
-    ),
-    "noisy_kd.data.views": ("Views",),
-    "noisy_kd.method.method": ("Method",),
-    "noisy_kd.method.methods": (
-        "fickle_teacher",
-        "fitnets",
-        "hinton",
-        "logit_noise_additive",
-        "logit_regression",
-        "messy_collaboration",
-        "noisy_student",
-        "noisy_teacher",
-        "random_sigma",
-        "soft_randomization",
-        "supervised",
-        "two_teachers",
-    ),
-    "noisy_kd.method.noise": ("LogitNoise",),
-    "noisy_kd.model.network": ("network",),
-    "noisy_kd.runs": ("load_preprocessing", "load_student"),
-    "noisy_kd.training.callbacks": ("BestEpoch",),
-    "noisy_kd.training.distiller": ("Distiller",),
-    "noisy_kd.training.logits": ("CachedLogits",),
-    "noisy_kd.training.stack": ("StudentStack",),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_STUB = Path(__file__).with_suffix(".pyi").read_text()
+_HOME_OF = {name: module for module, name in re.findall(r"from (\S+) import (\w+) as", _STUB)}
 
 __all__ = [*_HOME_OF]
 

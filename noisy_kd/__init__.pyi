@@ -7,6 +7,7 @@ from noisy_kd.data.datamodules import DigitsDataModule as DigitsDataModule
 from noisy_kd.data.datamodules import ImageFolderDataModule as ImageFolderDataModule
 from noisy_kd.data.datamodules import MNISTDataModule as MNISTDataModule
 from noisy_kd.data.datamodules import SVHNDataModule as SVHNDataModule
+from noisy_kd.data.views import Views as Views
 from noisy_kd.method.method import Method as Method
 from noisy_kd.method.methods import fickle_teacher as fickle_teacher
 from noisy_kd.method.methods import fitnets as fitnets
