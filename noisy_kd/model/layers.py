@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from noisy_kd.errors import InputError
@@ -110,6 +111,11 @@ def set_dropout_generator(net: nn.Module, generator: torch.Generator | None) -> 
     for module in net.modules():
         if isinstance(module, Dropout):
             module.generator = generator
+
+
+def has_batch_norm(net: nn.Module) -> bool:
+    """Return whether a net, in training, needs mini-batches of at least two samples."""
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
 
 
 def with_batch_norm(net: nn.Sequential) -> nn.Sequential:

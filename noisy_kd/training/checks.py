@@ -6,7 +6,6 @@ import math
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.tensorboard import SummaryWriter
 
 from noisy_kd.config import Config, Optimizer, Teacher
@@ -14,6 +13,7 @@ from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import complexity
+from noisy_kd.model.layers import has_batch_norm
 from noisy_kd.model.network import with_active_dropout
 from noisy_kd.training import build
 from noisy_kd.training.hints import hint_stage
@@ -100,9 +100,10 @@ def check_fit(
         hint_stage(method.hint, teachers[0], student, data.input_shape, config.seed)
     if method.teacher_dropout is not None:
         with_active_dropout(teachers[0], method.teacher_dropout.probability)
-    if config.data.batch_size == 1 and _has_batch_norm(student):
+    normalised = has_batch_norm(student)
+    if config.data.batch_size == 1 and normalised:
         raise InputError(f"data.batch_size=1: {NEEDS_TWO}")
-    if config.optimizer.averaging == "swa" and _has_batch_norm(student):
+    if config.optimizer.averaging == "swa" and normalised:
         raise InputError(
             "optimizer.averaging=swa: averaged weights of a network with BatchNorm need statistics "
             "of their own; use none or ema."
@@ -122,8 +123,8 @@ def check_teacher(
     is_trained = teacher.checkpoint is None and method.has_teacher
     for net in nets:
         complexity.multiplications(net, data.input_shape)
-        has_batch_norm = teacher.batch_norm or _has_batch_norm(net)
-        if is_trained and teacher.batch_size == 1 and has_batch_norm:
+        normalised = teacher.batch_norm or has_batch_norm(net)
+        if is_trained and teacher.batch_size == 1 and normalised:
             raise InputError(f"teacher.batch_size=1: {NEEDS_TWO}")
 
 
@@ -135,7 +136,3 @@ def check_shift(pixels: int, input_shape: tuple[int, int, int]) -> None:
             f"teacher.shift={pixels} moves images of {height}x{width} out of sight: choose fewer "
             "pixels."
         )
-
-
-def _has_batch_norm(net: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in net.modules())

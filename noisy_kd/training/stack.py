@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from noisy_kd.data.dataset import keyed_generator
-from noisy_kd.model.layers import seeded
+from noisy_kd.model.layers import has_batch_norm, seeded
 from noisy_kd.model.network import draws_globally
 from noisy_kd.training.distiller import Distiller, unpack
 from noisy_kd.training.fit import TrainingSamples
@@ -70,9 +69,7 @@ class StudentStack(LightningModule):
         self.samples, self.clip = samples, dict(clip or {})
         self.numerics = numerics or Numerics(torch.device("cpu"), "32", fast=True)
         self._own_numerics = numerics is None
-        self.needs_two = [
-            any(isinstance(m, _BatchNorm) for m in one.student.modules()) for one in distillers
-        ]
+        self.needs_two = [has_batch_norm(one.student) for one in distillers]
         self.draws_globally = [draws_globally(one.student) for one in distillers]
         self.targets: list[Tensor | None] = [None] * len(distillers)
         self.clean_targets: list[Tensor | None] = [None] * len(distillers)
