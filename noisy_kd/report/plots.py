@@ -40,6 +40,8 @@ def draw(sweep: Sweep, summary: pd.DataFrame, file: Path) -> None:
     plot.set_ylabel("test error in percent")
     if sweep.name == "figure3":
         _compression(plot, sweep, done)
+    elif "data.views" in numeric:
+        _curves(plot, done.assign(is_baseline=False), settings, "data.views")
     elif done["is_baseline"].sum() > 1 and not sweep.paper:
         _differences(plot, done, settings)
     elif numeric:
@@ -58,7 +60,7 @@ def draw(sweep: Sweep, summary: pd.DataFrame, file: Path) -> None:
 def _curves(plot: Axes, summary: pd.DataFrame, settings: list[str], axis: str) -> None:
     """Draw error against one axis; a line for each combination of the others."""
     others = [key for key in settings if key != axis]
-    groups: Any = summary.groupby(others, sort=False) if others else [((), summary)]
+    groups: Any = summary.groupby(others, sort=False, dropna=False) if others else [((), summary)]
     for number, (values, cells) in enumerate(groups):
         label, color = ", ".join(map(text, values)), f"C{number}"
         cells = cells.sort_values(axis)
@@ -77,6 +79,11 @@ def _curves(plot: Axes, summary: pd.DataFrame, settings: list[str], axis: str) -
         plot.set_xscale("symlog", linthresh=1e-6)
     elif axis == "method.temperature":
         plot.set_xscale("log", base=2)
+    elif axis == "data.views":
+        plot.set_xscale("log")
+        plot.set_xticks(sorted(summary[axis].unique()), minor=False)
+        plot.xaxis.set_major_formatter("{x:g}")
+        plot.minorticks_off()
     plot.set_xlabel(short(axis))
 
 
