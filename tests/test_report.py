@@ -352,7 +352,9 @@ def test_lists_of_values():
 
 
 @pytest.mark.parametrize("ending", [".png", ".svg"])
-@pytest.mark.parametrize("name", ["table1", "alpha_sigma", "methods", "few_images", "figure3"])
+@pytest.mark.parametrize(
+    "name", ["table1", "alpha_sigma", "methods", "few_images", "figure3", "views"]
+)
 def test_plots_are_drawn(name, ending, tmp_path):
     data = {"table1": "mnist", "methods": "mnist", "few_images": "mnist"}.get(name, "cifar10")
     axes = {
@@ -369,6 +371,7 @@ def test_plots_are_drawn(name, ending, tmp_path):
             for net in ("shallow1", "shallow2")
             for s in (0, 0.5)
         ],
+        "views": [("method=hinton", "data.augment=crops", f"data.views={v}") for v in (10, 30)],
     }[name]
     runs = [
         result(0.1 + 0.01 * k + 0.001 * seed, f"data={data}", *cell, f"seed={seed}")
@@ -382,6 +385,18 @@ def test_plots_are_drawn(name, ending, tmp_path):
         first = file.read_bytes()
         plots.draw(sweeps.read(name), summary(name, runs), file)
         assert file.read_bytes() == first
+
+
+def test_parameters_of_an_augmentation_are_columns_where_they_differ_within_it():
+    """Images without crops lack the parameters of crops."""
+    own = [("data.augment=mirror", "data.views=2"), ("data.augment=crops", "data.views=10")]
+    runs = [result(0.1, "data=mnist", "method=hinton", *cell) for cell in own]
+    columns = frame.settings_of(summary("views", runs))
+    assert {"data.augment", "data.views"} <= set(columns)
+    assert not [column for column in columns if column.startswith("augment.")]
+    wider = ("data.augment=crops", "data.views=10", "augment.crops.shift=0.25")
+    runs.append(result(0.1, "data=mnist", "method=hinton", *wider))
+    assert "augment.crops.shift" in frame.settings_of(summary("views", runs))
 
 
 def test_plots_refuse_what_they_cannot_draw(table1, tmp_path):
