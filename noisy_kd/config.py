@@ -65,6 +65,7 @@ class Recipe:
     sigma: float = 0.9
     second_teacher: str = ""
     augment: str = "none"
+    mirror: bool = True
     teacher_epochs: int = 1
     teacher_shift: int = 0
     teacher_batch_norm: bool = False
