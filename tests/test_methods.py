@@ -12,6 +12,7 @@ from noisy_kd.training.distiller import Distiller
 from noisy_kd.training.stages import run
 
 TEACHERS = "method.teachers=[digits_teacher,digits_student]"
+VIEWS = ("data.augment=crops", "trainer.max_epochs=6")
 METHODS = {
     "noisy_student": (),
     "random_sigma": (),
@@ -29,7 +30,17 @@ METHODS = {
     "swa": ("method=noisy_teacher", "optimizer.averaging=swa"),
     "step": ("method=noisy_teacher", "optimizer.schedule=step"),
     "batch": ("method=noisy_teacher", "data.batch_size=16", "teacher.batch_size=64"),
+    "views": ("method=noisy_teacher", *VIEWS, "data.views=3"),
+    "views_passes": ("method=fickle_teacher", "method.passes=2", *VIEWS, "data.views=3"),
+    "endless_views": ("method=noisy_teacher", *VIEWS, "data.views=null"),
+    "endless_fickle": ("method=fickle_teacher", *VIEWS, "data.views=null"),
+    "endless_teachers": ("method=two_teachers", TEACHERS, *VIEWS, "data.views=null"),
+    "endless_random": (
+        *("method=two_teachers", TEACHERS, "method.combination=random_teacher"),
+        *(*VIEWS, "data.views=null"),
+    ),
 }
+RESUMED = "fitnets fickle_teacher ema swa messy_collaboration views endless_views"
 
 
 def settings(name):
@@ -71,7 +82,7 @@ def test_a_method_learns_and_is_the_same_in_a_stack(name, go):
     assert not all(torch.equal(first[k], second[k]) for k in first)
 
 
-@pytest.mark.parametrize("name", ["fitnets", "fickle_teacher", "ema", "swa", "messy_collaboration"])
+@pytest.mark.parametrize("name", RESUMED.split())
 def test_a_resumed_training_gives_the_same_student(name, go, monkeypatch):
     cell = settings(name)
     (whole,), (quiet,) = go("quiet", cell)
