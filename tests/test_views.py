@@ -301,8 +301,11 @@ def test_a_lightning_user_asks_the_teacher_about_views_without_end(teacher):
     [
         ({"count": 0}, "data.views=0 must be at least 1"),
         ({"count": 3, "mirror": True}, "has 2 different views"),
-        ({"shift": 2.0}, "shift=2.0 of an augmentation must lie between 0 and 1"),
-        ({"scale": 0.0}, "scale=0 of an augmentation must be above 0"),
+        ({"shift": 2.0}, "the augmentation's shift=2.0 must be at most 1"),
+        ({"scale": 0.0}, "the augmentation's scale=0.0 must be above 0"),
+        ({"rotation": "abc"}, "rotation=abc of an augmentation must be a number"),
+        ({"rotation": float("nan")}, "rotation=nan must be a finite number"),
+        ({"mirror": "maybe"}, "mirror=maybe of an augmentation must be true or false"),
     ],
 )
 def test_views_out_of_range_are_refused(arguments, words):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from noisy_kd.errors import InputError
+from noisy_kd.errors import InputError, check_range
 
 BITS = 2**32 - 1
 
@@ -56,12 +56,15 @@ class Views:
     cutout: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = {name: getattr(self, name) for name in ("shift", "scale", "colour", "cutout")}
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"{name}={value} of an augmentation must lie between 0 and 1.")
-        if self.scale == 0:
-            raise InputError("scale=0 of an augmentation must be above 0.")
+        if not isinstance(self.mirror, bool):
+            raise InputError(f"mirror={self.mirror} of an augmentation must be true or false.")
+        largest = {"shift": 1, "scale": 1, "rotation": 180, "colour": 1, "cutout": 1}
+        for name, most in largest.items():
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"{name}={value} of an augmentation must be a number.")
+            check_range(f"the augmentation's {name}", value, least=0, most=most)
+        check_range("the augmentation's scale", self.scale, above=0)
         if self.count is not None and not 1 <= self.count <= self.different:
             raise InputError(
                 f"data.views={self.count}: this augmentation has {self.different} different "
