@@ -47,7 +47,8 @@ def table(head: str, rows: list[tuple[str, ...]]) -> str:
 def section(title: str, made: Any) -> str:
     """Return the choices of a group, and its keys."""
     files = sorted(CONF.glob(FILES.get(title, f"{title}/*.yaml")))
-    about = {file.stem: re.findall(r"^# (?!@)(.*)", file.read_text(), re.M)[:1] for file in files}
+    group = sorted(CONF.glob(f"{title}/*.yaml")) if title else []
+    about = {file.stem: re.findall(r"^# (?!@)(.*)", file.read_text(), re.M)[:1] for file in group}
     choices = [(f"`{title}={name}`", *text) for name, text in about.items()]
     types = {item.name: item for item in fields(made)} if made else {}
     given: dict[str, dict[str, dict[str, str]]] = {}  # key, comment, file: value
@@ -66,7 +67,7 @@ def section(title: str, made: Any) -> str:
         of = "" if len(values) == len(files) else ", ".join(values)
         rows.append((f"`{key}`", of, kind, default, comment))
     about_keys = re.sub(r"^Group ``\w+``\.$", "", (made and made.__doc__) or "")
-    choices = table("choice meaning", choices if title not in FILES else [])
+    choices = table("choice meaning", choices)
     parts = (f"### {title or 'Top level'}", about_keys, choices)
     return "\n\n".join([*filter(None, parts), table("key of type default meaning", rows)])
 
