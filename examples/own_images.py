@@ -16,7 +16,7 @@ run, image = "runs/own-images", next(Path(root).rglob("*.jpg"))
 
 for command in (
     ["describe", *data, *nets],  # both networks and their cost
-    ["train", *data, *nets, f"hydra.run.dir={run}"],  # teacher, then student
+    ["train", *data, *nets, "recipe=best", f"hydra.run.dir={run}"],  # teacher, then student
     ["evaluate", run, "--on", "clean,calibration"],
     ["export", run, "--format", "onnx", "--with-preprocessing"],  # ONNX file, checked; model card
     ["predict", f"{run}/student.onnx", str(image), "--top", "3"],
