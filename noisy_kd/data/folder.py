@@ -219,12 +219,12 @@ def _decoded(
         errors = [broken[k] for k in sorted(broken)]
         if on_error != "skip":
             raise InputError(
-                f"{_first(errors)} Replace or remove these {len(errors)} files, or leave them out "
-                "by data.on_error=skip."
+                f"{_first(errors)} Replace or remove what is named (files: {len(errors)}), or leave "
+                "it out by data.on_error=skip."
             )
         kept = [file for k, file in enumerate(files) if k not in broken]
         content = _decoded(kept, root, size, on_error, work)
-        content["facts"]["remarks"] += [f"{len(errors)} files are left out: {_first(errors)}"]
+        content["facts"]["remarks"] += [f"left out (files: {len(errors)}): {_first(errors)}"]
         return content
     classes = sorted({file.label for file in files if file.label})
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
@@ -260,7 +260,7 @@ def _pixels(headers: list[Header], root: Path, size: int | Sequence[int] | None)
 def _remarks(headers: list[Header], pixels: np.ndarray[Any, Any]) -> list[str]:
     """Return what was done to the pixels, and whether there is nothing to see."""
     counts = Counter(remark for header in headers for remark in header.remarks)
-    remarks = [f"{count} images: {remark}." for remark, count in counts.items()]
+    remarks = [f"{remark} (images: {count})." for remark, count in counts.items()]
     if all(image.min() == image.max() for image in pixels[:SHOWN]):
         remarks.append(f"the first {len(pixels[:SHOWN])} images are each of one colour only.")
     return remarks
