@@ -219,8 +219,8 @@ def _decoded(
         errors = [broken[k] for k in sorted(broken)]
         if on_error != "skip":
             raise InputError(
-                f"{_first(errors)} Replace or remove what is named (files: {len(errors)}), or leave "
-                "it out by data.on_error=skip."
+                f"{_first(errors)} Replace or remove what is named (files: {len(errors)}), or "
+                "leave it out by data.on_error=skip."
             )
         kept = [file for k, file in enumerate(files) if k not in broken]
         content = _decoded(kept, root, size, on_error, work)
