@@ -191,6 +191,8 @@ def summary(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
     own = len(data.unlabelled_rows) * unlabelled
     note = f" ({own:,} of them unlabelled)" if own else ""
     precision = PRECISIONS[numerics.precision]
+    if data.views.draws:
+        note += f" in {data.views.count or 'endless'} views each"
     return (
         f"{config.data.name}: {count:,} training samples{note}, {len(data.val_rows):,} validation "
         f"and {len(data.test_images):,} test images\n"
