@@ -161,7 +161,9 @@ def pretrained(num_classes):
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    means = torch.tensor([pixels[labels == k].mean(0) / 16 for k in range(num_classes)])
+    means = torch.stack(
+        [torch.from_numpy(pixels[labels == k]).mean(0) / 16 for k in range(num_classes)]
+    )
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
     with torch.no_grad():
         net[1].weight.copy_(means)
