@@ -71,6 +71,15 @@ def test_another_seed_view_or_image_gives_another_view():
     assert not torch.equal(one, other)
 
 
+def test_neighbouring_seeds_share_no_views():
+    pixels, ids = images(1).expand(29, -1, -1, -1), torch.full((29,), 5)
+    first, second = (
+        Views(30, seed, shift=0.125)(pixels, torch.arange(1, 30), ids) for seed in (1, 2)
+    )
+    shared = {str(view.tolist()) for view in first} & {str(view.tolist()) for view in second}
+    assert len(shared) < 18  # of 81 possible shifts, by chance about 9
+
+
 def shifted(pixels, rows, columns):
     """Images moved by whole pixels, with reflected borders."""
     side = pixels.shape[-1]

@@ -180,7 +180,8 @@ def uniform(seed: int, view_B: Tensor, image_B: Tensor, count: int) -> Tensor:
 
     Each is a hash of its place: the same in any batch, process and device.
     """
-    h_B = _mix(_mix((view_B + 1) ^ (seed & BITS)) ^ image_B ^ (seed >> 32))
+    low, high = _mix(torch.tensor([seed & BITS, seed >> 32], device=view_B.device))  # 0 stays 0
+    h_B = _mix(_mix((view_B + 1) ^ low) ^ image_B ^ high)
     h_BK = _mix(h_B.unsqueeze(1) + torch.arange(count, device=h_B.device) * 0x9E3779B9)
     return (h_BK >> 8).float() / 2**24
 
