@@ -14,6 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from noisy_kd.config import ADAM, Config, Input, Network, Teacher, canonical, read
 from noisy_kd.runs import WITHOUT_TEACHER, file_digest
 
+OWN_VIEWS = {"none": {"views": 1}, "mirror": {"views": 2, "mirror": True}}
+"""Views of data sets as they are; kept results do not name them."""
+
 
 def identity(config: Config) -> dict[str, Any]:
     """Return what decides a run's numbers, as nested JSON values; ``settings`` of ``result.json``.
@@ -35,10 +38,13 @@ def identity(config: Config) -> dict[str, Any]:
 def _augment(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
     """Add what decides the views to the settings, where they are not those of the data set."""
     own, data, teacher = config.recipe.augment, config.data, config.teacher
+    usual = OWN_VIEWS.get(own, {})
+    if config.augment.get(own, usual) != usual:
+        own = ""  # its parameters were changed
     has_other = data.augment != own
     if has_other:
         settings["data"]["augment"] = data.augment
-    if has_other or data.views != config.augment.get(own, {}).get("views", 1):
+    if has_other or data.views != usual.get("views"):
         settings["data"]["views"] = data.views
     is_trained = "max_epochs" in settings["teacher"]
     if is_trained and teacher.augment != own:
