@@ -223,7 +223,8 @@ def read(cfg: DictConfig) -> Config:
     try:
         own = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"})
         for key in ("data.augment", "teacher.augment"):
-            if isinstance(choices := own.get("augment", {"none": None}), str):
+            choices = own.get("augment", {"none": None})
+            if choices is None or isinstance(choices, str):
                 raise InputError(f"augment={choices}: choose views by data.augment={choices}.")
             if (name := OmegaConf.select(own, key, default="none")) not in choices:
                 raise InputError(f"{key}={name} must be one of {', '.join(choices)}.")

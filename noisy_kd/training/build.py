@@ -205,6 +205,10 @@ def teacher_optimizer(teacher: Teacher) -> Optimizer:
     """Return the settings of the optimiser that trains the teacher."""
     arguments = {key: value for key, value in teacher.optimizer.items() if key != "_target_"}
     target = teacher.optimizer["_target_"]
+    if not isinstance(target, str):
+        raise InputError(f"teacher.optimizer._target_={target} must name the optimiser's class.")
+    for key in arguments.keys() & {"lr", "weight_decay"}:
+        raise InputError(f"teacher.optimizer.{key}={arguments[key]}: use teacher.{key} instead.")
     return Optimizer(target, teacher.lr, teacher.weight_decay, arguments=arguments)
 
 
