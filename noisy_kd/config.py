@@ -125,6 +125,7 @@ class Student(Network):
     """Group ``model@student``."""
 
     dropout: float = _checked(0.0, least=0, below=1)
+    batch_norm: bool = field(default=False, metadata=LATER)
 
 
 @dataclass
@@ -273,8 +274,10 @@ def _check_networks(config: Config) -> None:
     if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
         raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
     layers, dropout = config.student.layers, config.student.dropout
-    if layers is None and dropout:
-        raise InputError(f"student.dropout={dropout:g}: only for networks in the paper's notation.")
+    for key, value in (("dropout", f"{dropout:g}"), ("batch_norm", config.student.batch_norm)):
+        if layers is None and getattr(config.student, key):
+            text = f"student.{key}={value}: only for networks in the paper's notation."
+            raise InputError(text)
     if layers is not None:
         parsed = notation.parse(layers)
         if dropout:

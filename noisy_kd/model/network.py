@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation as nt
@@ -244,7 +245,9 @@ def upto(net: nn.Module, place: str | None) -> nn.Module:
     if place not in hidden:
         raise InputError(f"{notation_of(net)} has no hidden layer {place}: {', '.join(hidden)}.")
     end = places[place] + 1
-    return net[: end + isinstance(net[end], nn.ReLU)]
+    while isinstance(net[end], _BatchNorm | nn.ReLU):
+        end += 1
+    return net[:end]
 
 
 def with_active_dropout(net: nn.Module, probability: float) -> nn.Module:

@@ -100,7 +100,7 @@ def check_fit(
         hint_stage(method.hint, teachers[0], student, data.input_shape, config.seed)
     if method.teacher_dropout is not None:
         with_active_dropout(teachers[0], method.teacher_dropout.probability)
-    normalised = has_batch_norm(student)
+    normalised = config.student.batch_norm or has_batch_norm(student)
     if config.data.batch_size == 1 and normalised:
         raise InputError(f"data.batch_size=1: {NEEDS_TWO}")
     if config.optimizer.averaging == "swa" and normalised:

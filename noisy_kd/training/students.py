@@ -13,6 +13,7 @@ from noisy_kd.config import Config
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.dataset import WithColumns, at_once, loader
 from noisy_kd.method import Method
+from noisy_kd.model.layers import folded, with_batch_norm
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.training import build
 from noisy_kd.training.callbacks.best import Best
@@ -51,6 +52,7 @@ class TeacherOutputs:
 class TrainedStudent:
     """A student with the weights of its best epoch, and how its training went."""
 
+    net: nn.Module
     distiller: Distiller
     best: Best
     loggers: list[Logger]
@@ -59,11 +61,6 @@ class TrainedStudent:
     samples: int
     steps: int
     diverged: bool
-
-    @property
-    def net(self) -> nn.Module:
-        """The student."""
-        return self.distiller.student
 
 
 def train_students(
@@ -100,10 +97,12 @@ def train_students(
         epochs = stack.stopped[k] or fitted.epochs
         if best.weights:
             distiller.student.load_state_dict(best.weights)
-        distiller.student.eval().to(numerics.device)  # Lightning leaves it on the CPU
+        net = distiller.student.eval().to(numerics.device)  # Lightning leaves it on the CPU
+        if config.student.batch_norm:
+            net = folded(net)  # type: ignore[arg-type]
         counts = (epochs, stack.seconds_trained, len(dataset) * epochs, stack.updates(k))
-        student = TrainedStudent(distiller, best, fitted.loggers[k], *counts, stack.diverged[k])
-        students.append(student)
+        made = (net, distiller, best, fitted.loggers[k])
+        students.append(TrainedStudent(*made, *counts, stack.diverged[k]))
     return students
 
 
@@ -122,11 +121,18 @@ def _validation(
     return loader(WithColumns(validation, clean), size)
 
 
+def trainable(run: Run) -> nn.Module:
+    """Return the student as it is trained: with batch normalisation, if it is asked for."""
+    if not run.config.student.batch_norm:
+        return run.student
+    return with_batch_norm(run.student)  # type: ignore[arg-type]
+
+
 def _distiller(
     run: Run, data: ImageDataModule, taught: TeacherOutputs | None, numerics: Numerics
 ) -> Distiller:
     settings, method, seed = run.config.optimizer, run.method, run.config.seed
-    student = numerics.place(run.student)
+    student = numerics.place(trainable(run))
     hint = teacher = None
     if taught is not None and method.hint is not None:
         hint = hint_stage(method.hint, taught.teachers[0], student, data.input_shape, seed)
