@@ -31,6 +31,8 @@ LATER = {"later": True}
 """Of fields that decide numbers only when changed: kept results are older than they are."""
 
 MARKS = (*PLACE, *LATER)
+OmegaConf.register_new_resolver("in_notation", bool, replace=True)  # ${in_notation:LAYERS}
+
 ADAM = {"_target_": "torch.optim.Adam"}
 
 
