@@ -1,6 +1,7 @@
 # make train          set up and train (arguments: make train ARGS="data=mnist seed=2")
 # make test           set up and test; without the slow tests (with them: make test SLOW=1), and
 #                     with the real data where NOISY_KD_DATA=DIR says where they are
+# make faults         the injected faults: killed processes, failing disks, power failures, flipped bits
 # make coverage       the same, and which lines the tests do not reach, in other processes too
 # make results        replaces tables in results/: make results TABLE="table1 readings" SEEDS=0,1,2,3,4
 # make cifar10        the paper's tables on CIFAR-10, likewise (days on two cores)
@@ -17,13 +18,16 @@ SLOW ?=
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(SLOW),,-m "not slow")
 
-.PHONY: train test coverage results cifar10 lint docs lower-bounds clean
+.PHONY: train test faults coverage results cifar10 lint docs lower-bounds clean
 
 train: .venv/.train
 	@$(BIN)/python train.py $(ARGS)
 
 test: .venv/.test
 	$(PYTEST) $(ARGS)
+
+faults: .venv/.test
+	$(BIN)/python tests/faults/harness.py $(ARGS)
 
 coverage: .venv/.test
 	$(PYTEST) --cov --cov-report=term $(ARGS)

@@ -9,6 +9,10 @@ class InputError(ValueError):
     """A wrong setting or unusable input; its message is the one line that the user reads."""
 
 
+class DamagedError(InputError):
+    """A file whose content is not what was written."""
+
+
 class TrainingError(RuntimeError):
     """A training that failed; its message is the one line that the user reads."""
 

@@ -1,6 +1,5 @@
 """Evaluation of finished runs: the numbers, the file, the command line."""
 
-import json
 import shutil
 
 import pytest
@@ -15,7 +14,7 @@ from noisy_kd.evaluation import KINDS
 from noisy_kd.evaluation.evaluate import evaluate
 from noisy_kd.evaluation.robustness import Evaluation, classifier
 from noisy_kd.report import robustness
-from noisy_kd.runs import load_student, read_result
+from noisy_kd.runs import load_student, read_json, read_result
 from noisy_kd.training.finished import load_data
 from noisy_kd.training.stages import run
 
@@ -36,7 +35,7 @@ def test_everything_is_measured_and_kept(finished):
     found = evaluate(finished[0], list(KINDS), limit=100)
     assert set(found) == {*KINDS, "student", "images"}
     file = finished[0] / "evaluation-100.json"
-    assert json.loads(file.read_text()) == found
+    assert read_json(file) == found
     assert found["images"] == 100
     assert list(found["noise"]) == ["0.05", "0.1", "0.2", "0.3", "0.5"]
     assert list(found["pgd"]) == ["0.05", "0.1", "0.2", "0.3"]

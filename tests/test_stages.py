@@ -1,14 +1,13 @@
 """Whole runs on the digits, in this process."""
 
-import json
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from noisy_kd import runs
+from noisy_kd.data import files
 from noisy_kd.errors import InputError
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.training import build, stages, students
@@ -37,7 +36,7 @@ def go(short, tmp_path):
 def test_a_run_leaves_its_result_its_student_and_its_curves(go, short):
     result, directory = go()
     assert set(FIELDS.split()) <= set(result)
-    assert json.loads((directory / "result.json").read_text()) == result
+    assert runs.read_result(directory) == result
     assert result["status"] == "done"
     assert result["test_error"] == result["test_errors"] / result["test_size"]
     assert result["teacher_test_error"] < 0.6
@@ -248,15 +247,17 @@ def test_a_damaged_checkpoint_is_not_used(go, caplog):
     assert "starting from the beginning" in caplog.text
 
 
-@pytest.mark.parametrize(("long", "written"), [(1.0, 6), (0.0, 2)])
-def test_checkpoints_that_take_long_are_written_seldom(go, monkeypatch, long, written):
-    saves, save = [], torch.save
+@pytest.mark.parametrize(("long", "times"), [(1.0, 6), (0.0, 2)])
+def test_checkpoints_that_take_long_are_written_seldom(go, monkeypatch, long, times):
+    written, write = [], files.write_tensors
     monkeypatch.setattr(resume, "LONG", long)
     monkeypatch.setattr(
-        torch, "save", lambda what, file: saves.append(Path(file).name) or save(what, file)
+        files,
+        "write_tensors",
+        lambda file, content: written.append(file.name) or write(file, content),
     )
     result, _ = go("trainer.max_epochs=6", "method=supervised")
-    assert saves.count("last.tmp") == written
+    assert written.count("last.ckpt") == times
     assert result["epochs"] == 6
 
 

@@ -2,23 +2,27 @@
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from typing import Any, TextIO
 
 from noisy_kd.config import UNKNOWN
+from noisy_kd.data.files import disk_error, unwritable
 from noisy_kd.errors import InputError, TrainingError
 
 BEFORE_ERRORS = ("Error executing job with overrides:", "usage: ")
 """How the texts begin that Hydra and argparse write before an error."""
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException, place: str = "a file") -> str:
     """Return what the user has to know of a configuration error, on one line."""
     own = _input_error(error)
     if own is not None:
         return " ".join(str(own).split())
+    if (disk := disk_error(error)) is not None:
+        return unwritable(os.fsdecode(disk.filename or place), disk)
     text = " ".join(str(error).split())
     if "To append to your config use" in text:  # Hydra's advice ends in a refusal: no new keys
         key = text.split("'")[1].split("=")[0].lstrip("+")
@@ -44,6 +48,7 @@ def is_input_error(error: BaseException) -> bool:
     packages = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
     return (
         _input_error(error) is not None
+        or disk_error(error) is not None
         or bool(packages & {"hydra", "omegaconf"})
         or (isinstance(error, ValueError) and refused_by_hydra)  # such as range(0,1,0)
     )
@@ -69,12 +74,21 @@ class _ErrorsOnly:
         return getattr(self.stream, name)
 
 
+def _of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Say in one line what a thread of TensorBoard's could not write."""
+    if failed.exc_value is None or disk_error(failed.exc_value) is None:
+        threading.__excepthook__(failed)
+    else:
+        print(f"noisy-kd: {one_line(failed.exc_value, 'the curves')}", file=sys.stderr)
+
+
 def run_command(main: Callable[[], None]) -> int:
     """Run a command and return its exit code: 0 done, 2 bad input, 1 interrupted or diverged.
 
     Any other error keeps its traceback (Python then exits with 1). With ``HYDRA_FULL_ERROR=1`` in
     the environment bad input keeps its traceback as well.
     """
+    threading.excepthook = _of_thread
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
-from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -18,6 +17,7 @@ from noisy_kd import runs
 from noisy_kd.cli import summary
 from noisy_kd.cli.arguments import as_typed, for_hydra
 from noisy_kd.config import CONF, Config
+from noisy_kd.data import files
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.runs.identity import config_hash, register_resolvers
 from noisy_kd.sweep.plugins import add_to_path
@@ -39,7 +39,8 @@ def main() -> None:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _started:
             raise TrainingError("the output was closed before the end.") from error
-        if _started or isinstance(error, HydraException | BrokenPipeError):
+        is_own = isinstance(error, HydraException | BrokenPipeError) or files.disk_error(error)
+        if _started or is_own:
             raise
         mend = "choose an output folder that can be written (hydra.run.dir=DIR)"
         raise InputError(f"{error}: {mend}.") from error
@@ -64,7 +65,7 @@ def task(cfg: DictConfig) -> float | None:
     ranks = [os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ]
     is_rank_zero = config.trainer.strategy != "ddp" or ranks[:1] in ([], ["0"])
     try:
-        with FileLock(directory / "run.lock") if is_rank_zero else nullcontext():
+        with files.locked(directory / "run.lock") if is_rank_zero else nullcontext():
             result = _run_once(config, directory, is_rank_zero)
     except InputError:
         runs.remove_if_untouched(directory)

@@ -26,6 +26,7 @@ from PIL import Image
 from noisy_kd.data import store as stores
 from noisy_kd.data.dataset import keyed_generator
 from noisy_kd.data.decode import NOT_IMAGES, Header, Pixels, decode, in_parallel, inspect
+from noisy_kd.data.files import read_json, write_json
 from noisy_kd.data.sources import Images, Source, stratified
 from noisy_kd.errors import InputError
 
@@ -176,16 +177,15 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
     for file in files:
         states.update(repr((file.path, file.part, *_state(file.path))).encode())
     known = store / "folders" / states.hexdigest()[:32]
-    if known.exists():
-        return known.read_text()
+    if found := read_json(known):
+        return str(found["content"])
     fingerprint = hashlib.sha256()
     for k, digest in in_parallel(_digest, files, "hashing files"):
         fingerprint.update(f"{files[k].part}/{files[k].label}\0{digest}\n".encode())
     known.parent.mkdir(parents=True, exist_ok=True)
-    temporary = known.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(fingerprint.hexdigest()[:32])
-    temporary.replace(known)
-    return known.read_text()
+    content = fingerprint.hexdigest()[:32]
+    write_json(known, {"content": content})
+    return content
 
 
 def _decoded(

@@ -16,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from noisy_kd.errors import InputError
+from noisy_kd.data import files
+from noisy_kd.errors import DamagedError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -44,30 +45,25 @@ def get_or_make(
     Raises:
         InputError: if the store's folder cannot be written.
     """
-    import torch
-
     entry = store / key_of(kind, made_by)
-    try:
+    found = _read(entry, made_by)  # without a lock: an entry never changes, and may be read-only
+    if found is not None:
+        return found
+    with files.writing(f"store={store}"):
         store.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{entry}.lock").acquire()
-    except OSError as error:
-        raise InputError(
-            f"store={store} cannot be written ({error.strerror}): choose another folder."
-        ) from error
-    with lock:
-        if not _is_sound(entry):
+    with files.locked(entry.with_name(f"{entry.name}.lock")):
+        found = _read(entry, made_by)
+        if found is None:
             work = entry.with_name(f"{entry.name}.unfinished")
-            work.mkdir(exist_ok=True)
-            _write(entry, kind, made_by, make(work))
-            shutil.rmtree(work)
-    facts = json.loads((entry / "entry.json").read_text())["facts"]
-    try:
-        return torch.load(entry / "tensors.pt", weights_only=True, mmap=True), facts
-    except RuntimeError as error:  # its checksum was right
-        size = (entry / "tensors.pt").stat().st_size / 1e9
-        raise InputError(
-            f"{entry}: {size:.1f} GB cannot be mapped: raise the limit of this process (ulimit -v)."
-        ) from error
+            with files.writing(work):
+                work.mkdir(exist_ok=True)
+            content = make(work)
+            with files.writing(entry):
+                _write(entry, kind, made_by, content)
+                shutil.rmtree(work)
+            found = _read(entry, made_by)
+    assert found is not None
+    return found
 
 
 def check_room(store: Path, needed: int) -> None:
@@ -85,36 +81,33 @@ def check_room(store: Path, needed: int) -> None:
 
 
 def _write(entry: Path, kind: str, made_by: dict[str, Any], content: dict[str, Any]) -> None:
-    import torch
-
     temporary = entry.with_name(f"{entry.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    torch.save(content["tensors"], temporary / "tensors.pt")
-    about = {"kind": kind, "made_by": made_by, "facts": content["facts"]}
-    about["checksum"] = _checksum(temporary / "tensors.pt")
-    about["made"] = time.strftime("%Y-%m-%d %H:%M")
-    (temporary / "entry.json").write_text(json.dumps(about, indent=1))
-    shutil.rmtree(entry, ignore_errors=True)
-    temporary.rename(entry)
-
-
-def _is_sound(entry: Path) -> bool:
-    if not entry.exists():
-        return False
     try:
-        about = json.loads((entry / "entry.json").read_text())
-        if about["checksum"] == _checksum(entry / "tensors.pt"):
-            return True
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        files.write_tensors(temporary / "tensors.pt", content["tensors"])
+        about = {"kind": kind, "made_by": made_by, "facts": content["facts"]}
+        about["made"] = time.strftime("%Y-%m-%d %H:%M")
+        files.write_json(temporary / "entry.json", about)
+        shutil.rmtree(entry, ignore_errors=True)
+        temporary.rename(entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    files.sync(entry.parent)
+
+
+def _read(entry: Path, made_by: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the entry's tensors and facts, checked; None if it is not there or damaged."""
+    if not entry.exists():
+        return None
+    try:
+        about = files.unsealed((entry / "entry.json").read_bytes())
+        if about["made_by"] == json.loads(json.dumps(made_by)):
+            return files.read_tensors(entry / "tensors.pt", mmap=True), about["facts"]
+    except (FileNotFoundError, ValueError, KeyError, DamagedError):
         pass
     log.warning("%s is damaged and is recomputed.", entry)
-    return False
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return None
 
 
 def in_words(facts: dict[str, Any]) -> str:
@@ -160,7 +153,7 @@ def clean(store: Path) -> int:
     count = 0
     for name in sorted({path.name.partition(".")[0] for path in store.iterdir()}):
         file = store / f"{name}.lock"
-        with suppress(Timeout), FileLock(file, timeout=0):
+        with suppress(Timeout), files.locked(file, timeout=0):
             count += (store / name / "entry.json").exists()
             for path in store.glob(f"{name}*"):
                 if path.is_dir():

@@ -1,6 +1,5 @@
 """Export a finished student: write it, check it, measure it, describe it."""
 
-import json
 import statistics
 import timeit
 from contextlib import suppress
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 
 from noisy_kd import runs
 from noisy_kd.data.dataset import at_once
+from noisy_kd.data.files import read_json, write_json
+from noisy_kd.data.files import write as write_file
 from noisy_kd.data.preprocessing import kind_of
 from noisy_kd.deploy.card import model_card
 from noisy_kd.deploy.formats import ENDINGS, Model, load, quantise, write
@@ -88,11 +89,11 @@ def export(
             models[NAMES[name]] = (loaded, prepare)
     facts["latency"] = latencies(models, pixels[:1])
     latency_file = directory / "latency.json"
-    known = runs.read_json(latency_file) or {}  # of the run's other forms
-    with suppress(OSError):  # the run may lie on a read-only disk
-        latency_file.write_text(json.dumps(known | facts["latency"], indent=1) + "\n")
+    known = read_json(latency_file) or {}  # of the run's other forms
+    with suppress(InputError):  # the run may lie on a read-only disk
+        write_json(latency_file, known | facts["latency"])
     card = files["exported"].with_name(f"{files['exported'].name}.md")
-    card.write_text(model_card(facts), encoding="utf-8")
+    write_file(card, model_card(facts))
     return {**facts, "card": str(card)}
 
 

@@ -1,5 +1,6 @@
 """The forms of an exported student: ONNX (also int8), torch.export, safetensors."""
 
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noisy_kd.data import files
 from noisy_kd.data.preprocessing import restored
 from noisy_kd.errors import InputError
 from noisy_kd.model.network import from_settings
@@ -89,10 +91,12 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
         file.parent.mkdir(parents=True, exist_ok=True)
         if form == "safetensors":
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            _package("safetensors.torch").save_file(tensors, file, {"noisy_kd": text})
+            files.write(file, _package("safetensors.torch").save(tensors, {"noisy_kd": text}))
         elif form == "torch_export":
             exported = torch.export.export(model, (example,), dynamic_shapes=(batch,))
-            torch.export.save(exported, file, extra_files={"noisy_kd": text})
+            buffer = io.BytesIO()
+            torch.export.save(exported, buffer, extra_files={"noisy_kd": text})
+            files.write(file, buffer.getvalue())
         else:
             onnx, _ = _package("onnx"), _package("onnxscript")  # torch.onnx needs both
             program: Any = torch.onnx.export(
@@ -106,7 +110,7 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
             content = program.model_proto
             del content.graph.value_info[:]  # inner shapes that quantisation would contradict
             onnx.helper.set_model_props(content, {"noisy_kd": text})
-            onnx.save(content, str(file))
+            files.write(file, content.SerializeToString())
     except InputError:
         raise
     except OSError as error:

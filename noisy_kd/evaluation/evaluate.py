@@ -3,7 +3,6 @@
 Its numbers and curves are written for TensorBoard, too.
 """
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torchvision.transforms.v2.functional import resize
 
 from noisy_kd import runs
 from noisy_kd.data import datamodules
+from noisy_kd.data.files import write_json
 from noisy_kd.errors import InputError
 from noisy_kd.evaluation.robustness import Evaluation, classifier
 from noisy_kd.training.finished import load_data, teacher_test_logits
@@ -64,7 +64,7 @@ def evaluate(
     for kind in todo:
         evaluated[kind] = getattr(evaluation, kind)(*inputs.get(kind, ()))
     evaluated["images"] = len(labels)
-    file.write_text(json.dumps(evaluated, indent=1) + "\n")
+    write_json(file, evaluated)
     _to_tensorboard(evaluated, directory, file.stem)
     return evaluated
 

@@ -1,9 +1,9 @@
 """A sweep: what its file in ``sweeps/`` says, and the runs that its launcher has recorded."""
 
 import json
+import logging
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ from typing import Any
 import yaml
 
 from noisy_kd.config import CONF, SWEEPS
+from noisy_kd.data.files import sealed, unsealed, writing
 from noisy_kd.errors import InputError
+
+log = logging.getLogger(__name__)
 
 CUSTOM = "custom"
 """The name of sweeps without a file, ``-m hydra/launcher=stacked``."""
@@ -67,19 +70,23 @@ def _defaults(content: dict[str, Any]) -> dict[str, str]:
 def record(folder: Path, name: str, jobs: Iterable[tuple[str, list[str]]]) -> None:
     """Append jobs (directory below the folder, overrides) to ``FOLDER/sweeps/NAME.jsonl``."""
     file = folder / "sweeps" / f"{name}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as out:
-        for directory, overrides in jobs:
-            out.write(json.dumps({"directory": directory, "overrides": overrides}) + "\n")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as out:
+            for directory, overrides in jobs:
+                job = sealed({"directory": directory, "overrides": overrides})
+                out.write(json.dumps(job) + "\n")
 
 
 def recorded(folder: Path, name: str) -> list[str]:
     """Return the directories of a sweep's jobs, below the folder."""
     file = folder / "sweeps" / f"{name}.jsonl"
     directories = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        with suppress(ValueError, KeyError, TypeError):  # a line cut off by a crash
-            directories.append(json.loads(line)["directory"])
+    for line in file.read_text("utf-8", "replace").splitlines() if file.exists() else ():
+        try:
+            directories.append(unsealed(line)["directory"])
+        except (ValueError, KeyError):  # perhaps cut off by a crash
+            log.warning("%s: a line is damaged, and left out: %s", file, line[:60])
     return list(dict.fromkeys(directories))
 
 

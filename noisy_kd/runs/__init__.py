@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.data import files
+from noisy_kd.data.files import read_json as read_json
+from noisy_kd.errors import DamagedError, InputError, TrainingError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ Result = dict[str, Any]
 
 TEACHER_LOGITS = "teacher_logits.pt"  # of the test images, of several teachers the combined
 
-UNTOUCHED = {".hydra", "train.log", "run.lock"}
+UNTOUCHED = {".hydra", "train.log", "run.lock", "run.holder"}
 """What Hydra leaves in a run's directory before the run has begun."""
 
 WITHOUT_TEACHER = ("supervised",)
@@ -37,20 +37,9 @@ def read_result(directory: Path) -> Result | None:
     return read_json(directory / "result.json")
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    """Return a mapping from a file; None if it is not there or damaged."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def write_result(directory: Path, result: Result) -> None:
     """Write ``result.json`` whole or not at all."""
-    temporary = directory / f"result.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    temporary.replace(directory / "result.json")
+    files.write_json(directory / "result.json", result)
 
 
 def finished(directory: Path, config_hash: str) -> Result | None:
@@ -108,7 +97,7 @@ def remove_if_untouched(directory: Path) -> None:
     """Remove a run's directory in which nothing has been done and no process works."""
     if not directory.is_dir():
         return
-    with suppress(Timeout), FileLock(directory / "run.lock", timeout=0):
+    with suppress(Timeout, OSError, InputError), files.locked(directory / "run.lock", timeout=0):
         if {file.name for file in directory.iterdir()} <= UNTOUCHED:
             shutil.rmtree(directory)
 
@@ -162,11 +151,8 @@ def file_digest(path: str) -> str:
 
 def _tensors(file: Path) -> dict[str, Any]:
     """Return what a file of a finished run holds."""
-    import torch
-
     try:
-        content: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # of many kinds: zip, pickle, end of file
-        why = " ".join(str(error).split())[:80]
-        raise InputError(f"{file} is damaged ({why}): force=true makes the run again.") from error
+        content: dict[str, Any] = files.read_tensors(file)
+    except DamagedError as error:
+        raise DamagedError(f"{error} force=true makes the run again.") from error
     return content

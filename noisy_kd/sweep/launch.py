@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from noisy_kd import config as configuration
 from noisy_kd import runs
 from noisy_kd.config import Config
+from noisy_kd.data.files import writing
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep import grid
@@ -193,7 +194,8 @@ def _show_table(folder: Path, name: str, jobs: list[Job], is_search: bool) -> No
     for table in report:
         tables.show(table)
     if any(job.own.logger.get("tensorboard") for job in jobs):
-        tables.add_to_tensorboard(report, folder / name)
+        with writing(folder / name):
+            tables.add_to_tensorboard(report, folder / name)
 
 
 def _problems(jobs: list[Job], failed: dict[str, str]) -> str:

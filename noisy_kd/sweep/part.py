@@ -5,9 +5,8 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from filelock import FileLock
-
 from noisy_kd import runs
+from noisy_kd.data import files
 from noisy_kd.errors import InputError, TrainingError
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep.grid import Part
@@ -38,7 +37,7 @@ def prepare(groups: list[Part]) -> tuple[list[Part], dict[str, str]]:
             continue
         for config, directory in group:
             if config.force:  # now that nothing is known to be wrong
-                with FileLock(directory / "run.lock"):
+                with files.locked(directory / "run.lock"):
                     runs.forget(directory)
         ready.append(group)
     return ready, failed
@@ -89,6 +88,8 @@ def fail(part: Part, error: BaseException) -> dict[str, str]:
 
 def message(error: BaseException) -> str:
     """Return an error in one line; without the type if it is one of this project."""
+    if (disk := files.disk_error(error)) is not None and not isinstance(error, InputError):
+        return files.unwritable(disk.filename or "a file", disk)
     own = isinstance(error, (InputError, TrainingError))
     return str(error) if own else f"{type(error).__name__}: {error}"
 
@@ -98,7 +99,7 @@ def _train(part: Part, refresh: Callable[[], None] | None) -> None:
 
     with ExitStack() as locks:
         for directory in sorted(part.directories):  # lock in a fixed order to avoid deadlock
-            locks.enter_context(FileLock(directory / "run.lock"))
+            locks.enter_context(files.locked(directory / "run.lock"))
         todo = [  # another process may have trained some meanwhile
             pair for pair in part if runs.finished(pair[1], config_hash(pair[0])) is None
         ]

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from yaml import YAMLError
 
 from noisy_kd import config
 from noisy_kd.config import Config
+from noisy_kd.data import files
 from noisy_kd.data.datamodules import ImageDataModule
-from noisy_kd.errors import InputError
+from noisy_kd.errors import DamagedError, InputError
 from noisy_kd.runs import TEACHER_LOGITS, read_result
 from noisy_kd.training import build
 
@@ -23,7 +24,11 @@ def load_config(directory: str | Path) -> Config:
     file = Path(directory) / "config.yaml"
     if not file.exists():
         raise InputError(f"{directory} holds no config.yaml: name a finished run's directory.")
-    return config.read(OmegaConf.load(file))  # type: ignore[arg-type]
+    try:
+        content = OmegaConf.create(files.read_yaml(file))
+    except YAMLError as error:
+        raise DamagedError(f"{file} is damaged ({' '.join(str(error).split())}).") from error
+    return config.read(content)  # type: ignore[arg-type]
 
 
 def load_data(directory: str | Path) -> ImageDataModule:
@@ -52,7 +57,7 @@ def teacher_test_logits(directory: str | Path) -> Tensor | None:
     file = Path(directory) / TEACHER_LOGITS
     if not file.exists():
         return None
-    logits: Tensor = torch.load(file, weights_only=True, map_location="cpu")
+    logits: Tensor = files.read_tensors(file)
     return logits
 
 

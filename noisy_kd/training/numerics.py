@@ -17,6 +17,8 @@ from noisy_kd.model.network import logits_of
 
 Net = TypeVar("Net", bound=nn.Module)
 
+FEW = 3_000_000  # multiplications, up to which one thread is as fast as two
+THREADS = torch.get_num_threads()  # those that the process was given
 FLOAT32_ERROR = 1e-5  # relative error up to which a product counts as float32
 
 
@@ -99,6 +101,20 @@ class Numerics:
         """Weights on the device, in the layout that fits :meth:`to_channels_last`."""
         net.to(self.device)
         return net.to(memory_format=torch.channels_last) if self.fast else net
+
+
+def choose_threads(device: torch.device, multiplications: int, deterministic: bool) -> None:
+    """Compute small networks on one thread of the processor, and what shall repeat bit by bit.
+
+    Two threads gain nothing on them, and wait for each other when another process needs a core.
+
+    Args:
+        device: the run's.
+        multiplications: of one image, in the largest network.
+        deterministic: whether the number of threads must not change a bit.
+    """
+    few = device.type == "cpu" and (deterministic or multiplications < FEW)
+    torch.set_num_threads(1 if few else THREADS)
 
 
 def set_up(precision: str, fast: bool, device: torch.device) -> Numerics:

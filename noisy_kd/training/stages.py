@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import noisy_kd
 from noisy_kd import runs
 from noisy_kd.config import Config
+from noisy_kd.data import files
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.preprocessing import kind_of
 from noisy_kd.model import complexity
@@ -31,7 +32,7 @@ from noisy_kd.runs.identity import config_hash, identity, settings_hash
 from noisy_kd.training import build, checks, dashboard
 from noisy_kd.training.callbacks.logs import close
 from noisy_kd.training.logits import predict_logits, stacked_logits
-from noisy_kd.training.numerics import Numerics, device_name
+from noisy_kd.training.numerics import Numerics, choose_threads, device_name
 from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent, train_students
 from noisy_kd.training.teacher import TeacherTraining
 
@@ -123,6 +124,9 @@ def prepare(configs: list[Config]) -> Prepared:
         run = Run(config, build.method(config), build.student(config, data))
         checks.check_fit(config, data, run.method, run.student, teachers)
         prepared.append(run)
+    nets = [*teachers, *(run.student for run in prepared)]
+    cost = max(complexity.multiplications(net, data.input_shape) for net in nets)
+    choose_threads(numerics.device, cost, first.deterministic)
     data.to(numerics.device)
     return Prepared(prepared, data, numerics, teachers)
 
@@ -220,16 +224,17 @@ def keep(
     The teacher's logits of the test images stay with the run: evaluated later, or elsewhere, it is
     compared with the teacher that it had.
     """
-    torch.save(student.net.cpu().state_dict(), directory / "student.pt")
+    files.write_tensors(directory / "student.pt", student.net.cpu().state_dict())
     if teacher_logits_NC is not None:
-        torch.save(teacher_logits_NC.clone(), directory / TEACHER_LOGITS)
+        files.write_tensors(directory / TEACHER_LOGITS, teacher_logits_NC.clone())
     state = {name: tensor.cpu() for name, tensor in preprocessing.state_dict().items()}
     content = {"kind": kind_of(preprocessing), "state": state}
-    torch.save(content, directory / "preprocessing.pt")
+    files.write_tensors(directory / "preprocessing.pt", content)
     # The run is evaluated and exported from any folder.
     root = config.data.root and os.path.abspath(config.data.root)
     placed = replace(config, data=replace(config.data, root=root))
-    OmegaConf.save(OmegaConf.structured(placed), directory / "config.yaml")
+    text = OmegaConf.to_yaml(OmegaConf.structured(placed))
+    files.write_yaml(directory / "config.yaml", text)
     runs.write_result(directory, result)
     (directory / "last.ckpt").unlink(missing_ok=True)
 

@@ -12,6 +12,8 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from noisy_kd.data.files import writing
+
 if TYPE_CHECKING:
     from noisy_kd.training.stack import StudentStack
 
@@ -32,11 +34,12 @@ class RunLogs(Callback):
             return
         for file in self.files:
             kept = [r for r in read_metrics(file) if int(r["epoch"] or 0) <= trainer.current_epoch]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("w", newline="") as out:
-                writer = csv.DictWriter(out, FIELDS, extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(kept)
+            with writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("w", newline="") as out:
+                    writer = csv.DictWriter(out, FIELDS, extrasaction="ignore")
+                    writer.writeheader()
+                    writer.writerows(kept)
         for logger in chain(*self.loggers):
             if isinstance(logger, TensorBoardLogger) and trainer.current_epoch:
                 start = SessionLog(status=SessionLog.START)
@@ -51,15 +54,18 @@ class RunLogs(Callback):
         for k, metrics in enumerate(stack.metrics()):
             shown = {name: value for name, value in metrics.items() if name != "val_errors"}
             shown["learning_rate"] = float(trainer.optimizers[k].param_groups[0]["lr"])
-            with self.files[k].open("a", newline="") as out:
-                csv.DictWriter(out, FIELDS).writerow({"epoch": epoch, **shown})
-            for logger in self.loggers[k]:
-                logger.log_metrics(shown, step=epoch)
+            with writing(self.files[k]):
+                with self.files[k].open("a", newline="") as out:
+                    csv.DictWriter(out, FIELDS).writerow({"epoch": epoch, **shown})
+                for logger in self.loggers[k]:
+                    logger.log_metrics(shown, step=epoch)
 
     def on_fit_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Write out what is buffered; the run adds its result before :func:`close`."""
-        for logger in chain(*self.loggers):
-            logger.save()
+        for file, loggers in zip(self.files, self.loggers, strict=True):
+            with writing(file.parent):
+                for logger in loggers:
+                    logger.save()
 
 
 def read_metrics(file: Path) -> list[dict[str, str]]:

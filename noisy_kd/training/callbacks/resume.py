@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning import Callback, Trainer
 
+from noisy_kd.data import files
 from noisy_kd.training.callbacks.best import Best, BestEpoch
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ PAUSE = 60.0  # are written only when the last ones are so many seconds old
 def saved_epoch(file: Path, config_hash: str) -> int:
     """Whole epochs that a checkpoint of this configuration has behind it; 0 if there is none."""
     try:
-        content = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
+        content = files.read_tensors(file)
         return int(content["epoch"]) if content["identity"].startswith(config_hash) else 0
     except Exception:  # none, or none that can be used
         return 0
@@ -97,15 +98,13 @@ class Resume(Callback):
                 "stopped": stack.stopped[k],
                 "seconds": stack.seconds,
             }
-            temporary = file.with_suffix(".tmp")
-            torch.save(content, temporary)
-            temporary.replace(file)
+            files.write_tensors(file, content)
         self.written = time.monotonic()
         self.seconds = self.written - began
 
     def _load(self, k: int) -> dict[str, Any] | None:
         try:
-            content = torch.load(self.files[k], weights_only=True, map_location="cpu")
+            content = files.read_tensors(self.files[k])
             return content if content["identity"] == self.identity[k] else None
         except FileNotFoundError:
             return None
