@@ -165,22 +165,21 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
         filled["plain"] &= filled["method.teachers"] == sweep.axes["method.teachers"][0]
     shared = [key for key in columns if not key.startswith("method") and key not in REGULARISERS]
     filled = beside(filled, filled["plain"], shared, ["test_error"])
-    order = [np.zeros(len(filled)), *(_rank(filled[key]) for key in columns)]
     rows = []
-    for _, members in filled.groupby(order):
+    for _, members in filled.groupby([*(_rank(filled[key]) for key in columns), ~filled["plain"]]):
         errors, base = (errors_by_seed(members, prefix + "test_error") for prefix in ("", BASE))
         mean, deviation = spread(errors.values())
         cell = members[columns].iloc[0].to_dict()
         cell |= {"mean": mean, "deviation": deviation, "n": len(errors)}
         cell["val_error"] = spread(errors_by_seed(members, "val_error").values())[0]
         cell |= dict(zip(DIFFERENCE, paired(errors, base), strict=True))
-        cell["clean"] = spread([base[seed] for seed in errors.keys() & base.keys()])[0]
-        cell["is_baseline"] = bool(errors) and members["plain"].all()
+        clean = spread([base[seed] for seed in errors.keys() & base.keys()])[0]
+        cell["improvement"] = -100 * cell["difference"] / clean if clean else NAN
+        cell["is_baseline"] = bool(errors) and members["plain"].iloc[0]
         rows.append(cell | {"runs": members})
     summary = pd.DataFrame(rows)
-    clean = summary.pop("clean")
-    summary["difference"] = summary["difference"].mask(summary["is_baseline"])
-    summary["improvement"] = -100 * summary["difference"] / clean.where(clean > 0)
+    compared = ["difference", "improvement"]
+    summary[compared] = summary[compared].mask(summary["is_baseline"])
     summary["holm"] = holm(summary["p"])
     return summary.assign(**_paper(sweep, table, summary))
 
