@@ -28,7 +28,6 @@ REGULARISERS = ("student.dropout", "optimizer.weight_decay")
 """Axes whose value 0 is the baseline's."""
 
 ERRORS = ("test_error", "val_error", "teacher_test_error")
-DIFFERENCE = ("difference", "low", "high", "p")
 BASE = "baseline's "
 """Before the name of a run's error: that of the baseline with the same seed."""
 
@@ -167,19 +166,19 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     filled = beside(filled, filled["plain"], shared, ["test_error"])
     rows = []
     for _, members in filled.groupby([*(_rank(filled[key]) for key in columns), ~filled["plain"]]):
-        errors, base = (errors_by_seed(members, prefix + "test_error") for prefix in ("", BASE))
+        errors = errors_by_seed(members)
+        is_baseline = bool(errors) and members["plain"].iloc[0]
+        base = {} if is_baseline else errors_by_seed(members, BASE + "test_error")
         mean, deviation = spread(errors.values())
         cell = members[columns].iloc[0].to_dict()
         cell |= {"mean": mean, "deviation": deviation, "n": len(errors)}
         cell["val_error"] = spread(errors_by_seed(members, "val_error").values())[0]
-        cell |= dict(zip(DIFFERENCE, paired(errors, base), strict=True))
+        difference, low, high, p = paired(errors, base)
+        cell |= {"difference": difference, "low": low, "high": high, "p": p}
         clean = spread([base[seed] for seed in errors.keys() & base.keys()])[0]
-        cell["improvement"] = -100 * cell["difference"] / clean if clean else NAN
-        cell["is_baseline"] = bool(errors) and members["plain"].iloc[0]
-        rows.append(cell | {"runs": members})
+        cell["improvement"] = -100 * difference / clean if clean else NAN
+        rows.append(cell | {"is_baseline": is_baseline, "runs": members})
     summary = pd.DataFrame(rows)
-    compared = ["difference", "improvement"]
-    summary[compared] = summary[compared].mask(summary["is_baseline"])
     summary["holm"] = holm(summary["p"])
     return summary.assign(**_paper(sweep, table, summary))
 
@@ -225,10 +224,9 @@ def paired(
         The mean difference, the ends of its 95 % confidence interval (Student's t), and p of the
         two-sided paired t-test; NaN where there are too few pairs, or no spread.
     """
-    seeds = sorted(values.keys() & baseline.keys())
-    mean, deviation = spread([values[seed] - baseline[seed] for seed in seeds])
-    freedom = len(seeds) - 1
-    error = deviation / len(seeds) ** 0.5 if freedom > 0 else NAN
+    pairs = [values[seed] - baseline[seed] for seed in values.keys() & baseline.keys()]
+    mean, deviation = spread(pairs)
+    freedom, error = len(pairs) - 1, deviation / max(len(pairs), 1) ** 0.5
     if not error > 1e-9 * max(1.0, abs(mean)):  # too few pairs, or equal but for rounding
         return mean, NAN, NAN, NAN
     half = error * float(stdtrit(freedom, 0.975))
@@ -267,8 +265,8 @@ def _paper(sweep: Sweep, table: pd.DataFrame, summary: pd.DataFrame) -> dict[str
     values, baseline = summary[axes[0]], sweep.paper["baseline"]
     if isinstance(baseline, dict):
         baseline = summary["model@student"].map(baseline)
-    first = [0.0, "logit_regression", *sweep.axes.get("method.teachers", [])[:1]]
-    is_baseline = values.isin(first)
+    first_teacher = sweep.axes.get("method.teachers", [])[:1]
+    is_baseline = values.isin([0.0, "logit_regression", *first_teacher])
     errors = values.map(sweep.paper.get("error", {})).mask(is_baseline).astype(float)
     gain = 100 * (baseline - errors) / baseline
     return {"paper": errors.mask(is_baseline, baseline), "paper_improvement": gain}

@@ -56,7 +56,10 @@ def _tables(table: pd.DataFrame, strengths: tuple[str, str]) -> list[Table]:
     heads = list(measures)
     shared = [key for key in columns if not key.startswith(("method", "teacher"))]
     table = table.join(measures)
-    table = frame.beside(table, table["method"] == "hinton", shared, heads)
+    is_hinton = table["method"] == "hinton"
+    if table[is_hinton].drop_duplicates(columns).duplicated(shared).any():
+        is_hinton &= False  # of several temperatures, none is the baseline
+    table = frame.beside(table, is_hinton, shared, heads)
     rows, differences = [], []
     for _, members in table.groupby(columns, dropna=False):
         first = members.iloc[0]

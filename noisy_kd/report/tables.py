@@ -113,8 +113,8 @@ def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame) -> Table:
             row += ["baseline" if cell["is_baseline"] else gain, interval(*cell[DIFFERENCE])]
             row += [_p(cell["p"]), _p(cell["holm"])]
         if has_paper:
-            row += [number("{:.2f}", cell["paper"])]
-            row += [number("{:+.1f} %", cell["paper_improvement"])]
+            gain = number("{:+.1f} %", cell["paper_improvement"])
+            row += [number("{:.2f}", cell["paper"]), gain]
         rows.append(row)
     notes = [_what(table), NOTE, *_gaps(summary, settings)]
     if not has_baseline:

@@ -185,7 +185,7 @@ def _show_table(folder: Path, name: str, jobs: list[Job], is_search: bool) -> No
     from noisy_kd.report import sweeps, tables
 
     results = [runs.read_result(job.directory) for job in jobs]
-    if is_search:
+    if is_search and name == sweeps.CUSTOM:
         return
     report = tables.report(sweeps.read(name), [result for result in results if result])
     for table in report:
