@@ -155,6 +155,17 @@ def test_plain_logit_regression_is_the_baseline_too(table1):
     assert frame.settings_of(cells) == ["method.sigma"]
 
 
+def test_a_baseline_has_a_cell_of_its_own_in_a_custom_sweep():
+    """No column distinguishes it from the noisy runs, which all have the same noise."""
+    runs = [
+        result(error, "data=mnist", f"method={method}", "seed=1")
+        for method, error in (("noisy_teacher", 0.02), ("logit_regression", 0.01))
+    ]
+    cells = summary("custom", runs)
+    assert list(cells["is_baseline"]) == [True, False]
+    assert cells["difference"][1] == pytest.approx(1.0)
+
+
 def test_an_equal_error_is_not_a_baseline():
     runs = [result(0.01, "data=mnist", f"method.sigma={sigma}", "seed=1") for sigma in (0, 0.5)]
     assert list(summary("table1", runs)["is_baseline"]) == [True, False]

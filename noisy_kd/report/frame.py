@@ -5,6 +5,8 @@ among its runs, but the seed. The baseline of a cell is logit regression with th
 settings.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -26,6 +28,9 @@ REGULARISERS = ("student.dropout", "optimizer.weight_decay")
 """Axes whose value 0 is the baseline's."""
 
 ERRORS = ("test_error", "val_error", "teacher_test_error")
+BASE = "baseline's "
+"""Before the name of a run's error: that of the baseline with the same seed."""
+
 PLACE = {  # keys that decide no number, and so are in no result
     *("data.root", "data.download", "store", "force", "devices", "max_stack", "callbacks"),
     *("logger", "trainer", "trainer.accelerator", "trainer.devices", "callbacks.progress"),
@@ -36,8 +41,8 @@ CONTENT = "sha256:"
 IMPLIED = {  # settings that differ because an axis differs
     "model@student": ("student.layers", "student._target_"),
     "model@teacher": ("teacher.layers", "teacher._target_"),
-    "method": ("teacher.layers",),
-    "method.teachers": ("teacher.layers",),
+    "method": ("model@teacher", "teacher.layers"),
+    "method.teachers": ("model@teacher", "teacher.layers"),
     "data.batch_size": ("teacher.batch_size",),
 }
 
@@ -56,8 +61,6 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
     """
     rows = []
     for result in results:
-        if "settings" not in result:  # not a result of this project
-            continue
         settings = result["settings"]
         row = _flat(settings)
         row["data"] = row.pop("data.name")
@@ -93,12 +96,9 @@ def filters(overrides: Sequence[str]) -> dict[str, list[Value]]:
         if key in ("student.layers", "teacher.layers"):
             chosen[key] = [notation.notation(notation.parse(str(v))) for v in chosen[key]]
         elif key == "teacher.checkpoint":
-            chosen[key] = [
-                file
-                if file == "null" or file.startswith(CONTENT)
-                else CONTENT + runs.file_digest(file)
-                for file in map(str, chosen[key])
-            ]
+            for k, file in enumerate(map(str, split(values))):
+                if file != "null" and not file.startswith(CONTENT):
+                    chosen[key][k] = CONTENT + runs.file_digest(file)
     return chosen
 
 
@@ -150,45 +150,52 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     the difference to the baseline ``difference``, ``low``, ``high``, ``p`` and ``holm``; the
     relative ``improvement``; ``is_baseline``; ``paper``, ``paper_improvement``; ``runs``.
     """
+    if table.empty:
+        return table
     columns = cell_columns(sweep, table)
-    is_papers = _is_papers(sweep, table)
-    table = table.fillna(dict.fromkeys([*NOISE, *REGULARISERS], 0.0))
-    table.loc[table["baseline"], table.columns.intersection(NOISE)] = 0.0
+    filled = table.fillna(dict.fromkeys([*NOISE, *REGULARISERS], 0.0))
+    filled.loc[filled["baseline"], filled.columns.intersection(NOISE)] = 0.0
     if "logit_regression" in sweep.axes.get("method", ()):
-        table.loc[table["baseline"], "method"] = "logit_regression"
-    shared = [key for key in columns if not key.startswith("method") and key not in REGULARISERS]
-    plain = table[table["baseline"]]
+        filled.loc[filled["baseline"], "method"] = "logit_regression"
+    filled["plain"] = filled["baseline"]
     for key in set(REGULARISERS) & set(columns):
-        plain = plain[plain[key] == 0.0]
+        filled["plain"] &= filled[key] == 0.0
     if "method.teachers" in sweep.axes:  # of several teachers, the first is the baseline's
-        plain = plain[plain["method.teachers"] == sweep.axes["method.teachers"][0]]
-    baselines = {
-        tuple(settings.values()): errors_by_seed(members)
-        for settings, members in _groups(plain, shared)
-    }
+        filled["plain"] &= filled["method.teachers"] == sweep.axes["method.teachers"][0]
+    shared = [key for key in columns if not key.startswith("method") and key not in REGULARISERS]
+    filled = beside(filled, filled["plain"], shared, ["test_error"])
     rows = []
-    for settings, members in _groups(table, columns):
+    for _, members in filled.groupby([*(_rank(filled[key]) for key in columns), ~filled["plain"]]):
         errors = errors_by_seed(members)
-        is_baseline = bool(errors) and bool(members.index.isin(plain.index).all())
-        base = {} if is_baseline else baselines.get(tuple(settings[key] for key in shared), {})
-        difference, low, high, p = paired(errors, base)
-        clean = spread([base[seed] for seed in errors.keys() & base.keys()])[0]
+        is_baseline = bool(errors) and members["plain"].iloc[0]
+        base = {} if is_baseline else errors_by_seed(members, BASE + "test_error")
         mean, deviation = spread(errors.values())
-        rows.append(
-            {
-                **settings,
-                **{"mean": mean, "deviation": deviation, "n": len(errors)},
-                "val_error": spread(errors_by_seed(members, "val_error").values())[0],
-                **{"difference": difference, "low": low, "high": high, "p": p},
-                "improvement": -100 * difference / clean if clean else None,
-                "is_baseline": is_baseline,
-                **_paper(sweep, settings if is_papers else {}),
-                "runs": members,
-            }
-        )
+        cell = members[columns].iloc[0].to_dict()
+        cell |= {"mean": mean, "deviation": deviation, "n": len(errors)}
+        cell["val_error"] = spread(errors_by_seed(members, "val_error").values())[0]
+        difference, low, high, p = paired(errors, base)
+        cell |= {"difference": difference, "low": low, "high": high, "p": p}
+        clean = spread([base[seed] for seed in errors.keys() & base.keys()])[0]
+        cell["improvement"] = -100 * difference / clean if clean else NAN
+        rows.append(cell | {"is_baseline": is_baseline, "runs": members})
     summary = pd.DataFrame(rows)
-    summary["holm"] = holm(summary["p"]) if rows else []
-    return summary
+    summary["holm"] = holm(summary["p"])
+    return summary.assign(**_paper(sweep, table, summary))
+
+
+def _rank(column: pd.Series[Any]) -> Any:
+    """Return each value's place: numbers in ascending order, names as they first appear."""
+    is_number = pd.api.types.is_numeric_dtype(column)
+    return pd.factorize(column, sort=is_number, use_na_sentinel=False)[0]
+
+
+def beside(
+    table: pd.DataFrame, plain: pd.Series[bool], shared: Sequence[str], names: Sequence[str]
+) -> pd.DataFrame:
+    """Return runs with the errors of the plain run of the same seed and shared settings."""
+    keys = [*shared, "seed"]
+    errors = table[plain].groupby(keys, dropna=False)[names].last()
+    return table.join(errors.add_prefix(BASE), on=keys)
 
 
 def settings_of(summary: pd.DataFrame) -> list[str]:
@@ -198,7 +205,7 @@ def settings_of(summary: pd.DataFrame) -> list[str]:
 
 def errors_by_seed(members: pd.DataFrame, name: str = "test_error") -> dict[int, float]:
     """Return seed -> error in percent, of the runs that are done."""
-    done = members[(members["status"] == "done") & members[name].notna()]
+    done = members[members["status"] == "done"].dropna(subset=name)
     return dict(zip(done["seed"], done[name], strict=True))
 
 
@@ -217,10 +224,9 @@ def paired(
         The mean difference, the ends of its 95 % confidence interval (Student's t), and p of the
         two-sided paired t-test; NaN where there are too few pairs, or no spread.
     """
-    seeds = sorted(values.keys() & baseline.keys())
-    mean, deviation = spread([values[seed] - baseline[seed] for seed in seeds])
-    freedom = len(seeds) - 1
-    error = deviation / len(seeds) ** 0.5 if freedom > 0 else NAN
+    pairs = [values[seed] - baseline[seed] for seed in values.keys() & baseline.keys()]
+    mean, deviation = spread(pairs)
+    freedom, error = len(pairs) - 1, deviation / max(len(pairs), 1) ** 0.5
     if not error > 1e-9 * max(1.0, abs(mean)):  # too few pairs, or equal but for rounding
         return mean, NAN, NAN, NAN
     half = error * float(stdtrit(freedom, 0.975))
@@ -241,42 +247,26 @@ def text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
-def _groups(table: pd.DataFrame, columns: list[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Return the runs of each cell, numbers in ascending order, names as they first appear."""
-    if not columns:
-        return [({}, table)]
-    order = [
-        column
-        if pd.api.types.is_numeric_dtype(column)
-        else pd.factorize(column, use_na_sentinel=False)[0]
-        for column in (table[key] for key in columns)
-    ]
-    groups = [members for _, members in table.groupby(order, dropna=False)]
-    return [(members.iloc[0][columns].to_dict(), members) for members in groups]
+def _paper(sweep: Sweep, table: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
+    """Return the paper's errors, and their improvement over its baseline, in percent.
 
-
-def _is_papers(sweep: Sweep, table: pd.DataFrame) -> bool:
-    """Return whether all runs have the data, the networks and the alpha of the paper's numbers."""
-    implied = {"method": "model@teacher", "method.teachers": "model@teacher"}
-    free = {*sweep.axes, *(implied[axis] for axis in sweep.axes if axis in implied)}
+    They are of the paper's data, networks and alpha.
+    """
+    free = {*sweep.axes, *(key for axis in sweep.axes for key in IMPLIED.get(axis, ()))}
     noisy = table[~table["baseline"]]
-    return all(
+    is_papers = all(
         (noisy if key == "method.alpha" else table)[key].dropna().isin([value]).all()
         for key, value in sweep.usual.items()
         if key in table and key not in free
     )
-
-
-def _paper(sweep: Sweep, settings: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the paper's error, and its improvement over the paper's baseline, in percent."""
-    baseline, student = sweep.paper.get("baseline"), settings.get("model@student")
+    axes = [key for key in sweep.axes if key in summary and key != "model@student"]
+    if not is_papers or len(axes) != 1 or "baseline" not in sweep.paper:
+        return {"paper": NAN, "paper_improvement": NAN}
+    values, baseline = summary[axes[0]], sweep.paper["baseline"]
     if isinstance(baseline, dict):
-        baseline = baseline.get(student)
-    values = [settings[key] for key in sweep.axes if key in settings and key != "model@student"]
-    if baseline is None or len(values) != 1:
-        return {"paper": None, "paper_improvement": None}
-    if values[0] in (0.0, "logit_regression", *sweep.axes.get("method.teachers", [])[:1]):
-        return {"paper": baseline, "paper_improvement": None}
-    error = sweep.paper.get("error", {}).get(values[0])
-    gain = None if error is None else 100 * (baseline - error) / baseline
-    return {"paper": error, "paper_improvement": gain}
+        baseline = summary["model@student"].map(baseline)
+    first_teacher = sweep.axes.get("method.teachers", [])[:1]
+    is_baseline = values.isin([0.0, "logit_regression", *first_teacher])
+    errors = values.map(sweep.paper.get("error", {})).mask(is_baseline).astype(float)
+    gain = 100 * (baseline - errors) / baseline
+    return {"paper": errors.mask(is_baseline, baseline), "paper_improvement": gain}

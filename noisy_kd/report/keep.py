@@ -55,7 +55,13 @@ def keep(
             advice = "--add keeps them too, --replace drops them"
             raise InputError(f"{file} holds {lost} runs that are not among these: {advice}.")
         if add:
-            chosen = _joined(asked, chosen, file)
+            seeds = asked.pop("seed", None)
+            same = {key: values for key, values in chosen.items() if key != "seed"}
+            if asked != same:
+                raise InputError(f"{file} holds runs of other settings: {asked or 'the defaults'}.")
+            if seeds and "seed" in chosen:
+                same["seed"] = list(dict.fromkeys([*seeds, *chosen["seed"]]))
+            chosen = same
     for run in table["result"]:
         if run["status"] == "done" or kept.get(_key(run), {}).get("status") != "done":
             latency = tables.latency_of(run)
@@ -108,23 +114,10 @@ def with_part(text: str, name: str, part: str) -> str:
     return re.sub(pattern, lambda match: f"{match[1]}{part}{match[2]}", text, flags=re.DOTALL)
 
 
-def _key(run: Result) -> tuple[bool, str, int | None]:
+def _key(run: Result) -> tuple[str, int | None]:
     """Return what distinguishes kept runs; one may be there with several evaluations.
 
     Logit regression is one run, by whichever method's zero noise.
     """
-    plain = run["method"] == "logit_regression"
-    same = run["settings_hash"] if plain else run["config_hash"]
-    return plain, same, run.get("evaluation", {}).get("images")
-
-
-def _joined(
-    held: Mapping[str, list[Value]], more: Mapping[str, list[Value]], file: Path
-) -> dict[str, list[Value]]:
-    """Return the settings of kept and of added runs: only their seeds may differ."""
-    first, second = ({k: v for k, v in chosen.items() if k != "seed"} for chosen in (held, more))
-    if first != second:
-        raise InputError(f"{file} holds runs of other settings: {first or 'the defaults'}.")
-    if "seed" in held and "seed" in more:
-        first["seed"] = list(dict.fromkeys([*held["seed"], *more["seed"]]))
-    return first
+    same = run["settings_hash" if run["method"] == "logit_regression" else "config_hash"]
+    return same, run.get("evaluation", {}).get("images")

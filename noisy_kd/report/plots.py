@@ -112,15 +112,12 @@ def _differences(plot: Axes, done: pd.DataFrame, settings: list[str]) -> None:
 
 def _compression(plot: Axes, sweep: Sweep, done: pd.DataFrame) -> None:
     """[NT] Figure 3: error against compression ratio."""
-    sizes, best = sweep.paper["compression"], best_cells(sweep, done)
-    own_sizes = [noisy["runs"]["result"].iloc[0]["compression"] for _, noisy, _ in best]
-    series = (("best", MEASURED, "noisy teacher"), ("baseline", BASELINE, "logit regression"))
-    own = {"best": [noisy for _, noisy, _ in best], "baseline": [plain for _, _, plain in best]}
-    for key, color, name in series:
-        measured = sorted(zip(own_sizes, (cell["mean"] for cell in own[key]), strict=True))
-        if measured:
-            plot.plot(*zip(*measured, strict=True), "o-", color=color, label=name)
-        paper = sorted((sizes[student], sweep.paper[key][student]) for student in sizes)
+    best = best_cells(done).sort_values("compression")
+    paper = pd.DataFrame(sweep.paper).sort_values("compression")
+    noisy = ("mean", "best", MEASURED, "noisy teacher")
+    plain = ("baseline", "baseline", BASELINE, "logit regression")
+    for measured, printed, color, name in (noisy, plain):
+        plot.plot(best["compression"], best[measured], "o-", color=color, label=name)
         line: dict[str, Any] = {"color": color, "alpha": 0.5, "label": f"paper, {name}"}
-        plot.plot(*zip(*paper, strict=True), "o--", **line)
+        plot.plot(paper["compression"], paper[printed], "o--", **line)
     plot.set_xlabel("compression: multiplications of the teacher / of the student")

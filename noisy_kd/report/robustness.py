@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import pandas as pd
 
 from noisy_kd import runs
 from noisy_kd.report import frame
-from noisy_kd.report.frame import paired, spread, text
+from noisy_kd.report.frame import BASE, paired, spread, text
 from noisy_kd.report.sweeps import Sweep, Value
-from noisy_kd.report.tables import Table, interval, mean_text
+from noisy_kd.report.tables import Table, interval, number
 from noisy_kd.runs import Result
 
 NOTE = (
@@ -55,36 +54,35 @@ def _tables(table: pd.DataFrame, strengths: tuple[str, str]) -> list[Table]:
     columns = frame.cell_columns(Sweep("robustness", "", {key: [] for key in COLUMNS}), table)
     measures = _measures(table, *strengths)
     heads = list(measures)
-    groups = [members for _, members in table.join(measures).groupby(columns, dropna=False)]
     shared = [key for key in columns if not key.startswith(("method", "teacher"))]
-    hinton = defaultdict(list)
-    for members in groups:
-        if members["method"].iloc[0] == "hinton":
-            hinton[_texts(members, shared)].append(members)
+    table = table.join(measures)
+    is_hinton = table["method"] == "hinton"
+    if table[is_hinton].drop_duplicates(columns).duplicated(shared).any():
+        is_hinton &= False  # of several temperatures, none is the baseline
+    table = frame.beside(table, is_hinton, shared, heads)
     rows, differences = [], []
-    for members in groups:
+    for _, members in table.groupby(columns, dropna=False):
         first = members.iloc[0]
         settings = dict.fromkeys([*frame.NOISE, *columns[len(COLUMNS) :]])
         given = {key.removeprefix("method."): text(first.get(key)) for key in settings}
         listed = ", ".join(f"{key} {value}" for key, value in given.items() if value)
         label = f"{first['method']} ({listed})" if listed else first["method"]
-        means = (spread(members[head].dropna().tolist()) for head in heads)
-        row = [*_texts(members, COLUMNS[:-1]), label, str(len(members))]
-        rows.append([*row, *(mean_text(*mean, ".3g", ".2g") for mean in means)])
-        base = hinton[_texts(members, shared)]
-        if len(base) == 1 and base[0] is not members:
-            errors = ((frame.errors_by_seed(m, head) for m in (members, *base)) for head in heads)
-            differences.append([label, *(interval(*paired(*two)[:3], "+.3g") for two in errors)])
+        row = [*(text(first[key]) for key in COLUMNS[:-1]), label, str(len(members))]
+        compared = [label]
+        for head in heads:
+            errors, base = (frame.errors_by_seed(members, key) for key in (head, BASE + head))
+            mean, deviation = spread(errors.values())
+            row.append(number("{:.3g}", mean) + number(" ± {:.2g}", deviation))
+            compared.append(interval(*paired(errors, base)[:3], "+.3g"))
+        rows.append(row)
+        if first["method"] != "hinton" and any(compared[1:]):
+            differences.append(compared)
     heads_of_rows = ["data", "images", "student", "method", "n", *heads]
     shown = [Table("Robustness and calibration", heads_of_rows, sorted(rows), [NOTE])]
     if differences:
         title = "Differences to method=hinton, paired over the seeds [95 %]"
         shown.append(Table(title, ["method", *heads], sorted(differences)))
     return shown
-
-
-def _texts(members: pd.DataFrame, columns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text(members[key].iloc[0]) for key in columns)
 
 
 def _measures(table: pd.DataFrame, noise: str, epsilon: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from noisy_kd import runs
 from noisy_kd.report import frame, sweeps
-from noisy_kd.report.frame import NAN, paired, settings_of, text
+from noisy_kd.report.frame import paired, settings_of, text
 from noisy_kd.report.sweeps import Sweep, Value
 from noisy_kd.runs import Result
 
@@ -46,8 +46,7 @@ SHORT = {
     "model@student": "student",
     "model@teacher": "teacher",
 }
-COMPARISON = ["improvement", "difference [95 %]", "p", "p (Holm)"]
-PAPER = ["paper %", "paper impr."]
+DIFFERENCE = ["difference", "low", "high"]
 TRAINING = ("data.batch_size", "trainer.max_epochs")
 """Axes that are tuned, besides those of ``optimizer``."""
 NOTE = (
@@ -99,31 +98,23 @@ def overview(folder: Path) -> Table:
     return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "runs done"], rows, notes)
 
 
-def plain_table(results: Sequence[tuple[str, Result | None]]) -> Table:
-    """Return a row for each run: directory, errors, status."""
-    rows = []
-    for name, result in results:
-        run = result or {"status": "missing"}
-        errors = (run.get(key) for key in ("val_error", "test_error"))
-        shown = ["" if error is None else f"{100 * error:.2f}" for error in errors]
-        rows.append([name, *shown, run["status"]])
-    return Table("The runs", ["run", "validation error %", "test error %", "status"], rows)
-
-
 def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame) -> Table:
     """Return all cells, each beside its baseline and the paper's number."""
     settings, has_baseline = settings_of(summary), summary["is_baseline"].any()
     has_paper = summary["paper"].notna().any()
     heads = [*map(short, settings), "error %", "n"]
-    heads += [*(COMPARISON if has_baseline else ()), *(PAPER if has_paper else ())]
+    heads += ["improvement", "difference [95 %]", "p", "p (Holm)"] if has_baseline else []
+    heads += ["paper %", "paper impr."] if has_paper else []
     rows = []
     for _, cell in summary.iterrows():
         row = [*(text(cell[key]) for key in settings), *_error(cell)]
         if has_baseline:
-            row += ["baseline" if cell["is_baseline"] else _percent(cell["improvement"])]
-            row += [interval(*cell[["difference", "low", "high"]]), _p(cell["p"]), _p(cell["holm"])]
+            gain = number("{:+.1f} %", cell["improvement"])
+            row += ["baseline" if cell["is_baseline"] else gain, interval(*cell[DIFFERENCE])]
+            row += [_p(cell["p"]), _p(cell["holm"])]
         if has_paper:
-            row += [mean_text(cell["paper"]), _percent(cell["paper_improvement"])]
+            gain = number("{:+.1f} %", cell["paper_improvement"])
+            row += [number("{:.2f}", cell["paper"]), gain]
         rows.append(row)
     notes = [_what(table), NOTE, *_gaps(summary, settings)]
     if not has_baseline:
@@ -144,15 +135,13 @@ def place(cell: pd.Series[Any], settings: Sequence[str]) -> str:
 def _error(cell: pd.Series[Any]) -> list[str]:
     """Return the mean error with its standard deviation, and n; without runs their status."""
     status = " and ".join(sorted(set(cell["runs"]["status"])))
-    return [mean_text(cell["mean"], cell["deviation"]) or status, str(cell["n"])]
+    error = number("{:.2f}", cell["mean"]) + number(" ± {:.2f}", cell["deviation"])
+    return [error or status, str(cell["n"])]
 
 
-def mean_text(
-    mean: float | None, deviation: float = NAN, form: str = ".2f", spread: str = ".2f"
-) -> str:
-    """Return a mean with its standard deviation; empty for NaN."""
-    behind = "" if pd.isna(deviation) else f" ± {deviation:{spread}}"
-    return "" if pd.isna(mean) else f"{mean:{form}}{behind}"
+def number(form: str, *values: float) -> str:
+    """Return values in a form of ``str.format``; empty for NaN."""
+    return "" if pd.isna(values[0]) else form.format(*values)
 
 
 def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
@@ -162,11 +151,7 @@ def interval(mean: float, low: float, high: float, form: str = "+.2f") -> str:
 
 
 def _p(p: float) -> str:
-    return "" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if pd.isna(value) else f"{value:+.1f} %"
+    return "<0.001" if p < 0.001 else number("{:.3f}", p)
 
 
 def _what(table: pd.DataFrame) -> str:
@@ -196,28 +181,26 @@ def _gaps(summary: pd.DataFrame, settings: list[str]) -> list[str]:
 def _best(sweep: Sweep, summary: pd.DataFrame) -> Table | None:
     """[NT] Table 6: each student's baseline, and its noisy teacher at the best sigma."""
     rows = []
-    for name, best, baseline in best_cells(sweep, summary):
-        size = best["runs"]["result"].iloc[0]["compression"]
-        row = [name, f"{size:.2f}", f"{baseline['mean']:.2f}", text(best["method.sigma"])]
-        row += [f"{best['mean']:.2f}", interval(*best[["difference", "low", "high"]])]
-        paper = (sweep.paper[key].get(name) for key in ("compression", "baseline", "best"))
+    for _, best in best_cells(summary).iterrows() if "best" in sweep.paper else ():
+        row = [best["model@student"], f"{best['compression']:.2f}", f"{best['baseline']:.2f}"]
+        row += [text(best.get("method.sigma")), f"{best['mean']:.2f}", interval(*best[DIFFERENCE])]
+        paper = (sweep.paper[key].get(row[0]) for key in ("compression", "baseline", "best"))
         rows.append([*row, *map(text, paper)])
     heads = ["student", "compression", "logit regression %", "best σ", "noisy teacher %"]
     heads += ["difference [95 %]", "paper: compression", "logit regr. %", "noisy teacher %"]
     return Table(f"{sweep.name}: the best σ by validation error", heads, rows) if rows else None
 
 
-def best_cells(
-    sweep: Sweep, summary: pd.DataFrame
-) -> list[tuple[str, pd.Series[Any], pd.Series[Any]]]:
-    """Return (student, its noisy cell of the lowest mean validation error, its baseline)."""
-    best = []
-    for name in sweep.axes.get("model@student", []) if "best" in sweep.paper else []:
-        own = summary[(summary["model@student"] == name) & (summary["n"] > 0)]
-        noisy, clean = own[own["method.sigma"] != 0], own[own["is_baseline"]]
-        if len(noisy) and len(clean):
-            best.append((str(name), noisy.loc[noisy["val_error"].idxmin()], clean.iloc[0]))
-    return best
+def best_cells(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return each student's noisy cell of the lowest validation error.
+
+    With ``compression``, and ``baseline``, the error of logit regression.
+    """
+    noisy = summary[summary["difference"].notna()].sort_values("val_error", kind="stable")
+    best = noisy.drop_duplicates("model@student").sort_index()
+    best["compression"] = [runs["result"].iloc[0]["compression"] for runs in best["runs"]]
+    plain = summary[summary["is_baseline"]].groupby("model@student")["mean"].first()
+    return best.assign(baseline=best["model@student"].map(plain))
 
 
 def _tuned(summary: pd.DataFrame) -> Table | None:
@@ -225,11 +208,11 @@ def _tuned(summary: pd.DataFrame) -> Table | None:
     settings = settings_of(summary)
     others = [key for key in settings if key not in frame.NOISE]
     tuned = all(key in TRAINING or key.startswith("optimizer.") for key in others)
-    done = summary[summary["val_error"].notna()]
-    plain = done["runs"].map(lambda members: members["baseline"].all()).astype(bool)
-    if not others or not tuned or len(others) == len(settings) or plain.nunique() < 2:
+    best = summary.dropna(subset="val_error").sort_values("val_error", kind="stable")
+    plain = best["runs"].map(lambda members: members["baseline"].all()).astype(bool)
+    if not others or not tuned or plain.nunique() < 2:
         return None
-    clean, noisy = (done.loc[done["val_error"][mask].idxmin()] for mask in (plain, ~plain))
+    clean, noisy = best[plain].iloc[0], best[~plain].iloc[0]
     mean, low, high, p = paired(*(frame.errors_by_seed(c["runs"]) for c in (noisy, clean)))
     compared = [interval(mean, low, high), _p(p)]
     rows = []
@@ -245,20 +228,17 @@ def _cost(sweep: Sweep, table: pd.DataFrame) -> Table | None:
     done = [result for result in table["result"] if result["status"] == "done"]
     if "compression" not in sweep.paper or not done:
         return None
-    first = done[0]
-    counts = [f"{first[f'teacher_{key}']:,}" for key in ("multiplications", "parameters")]
-    megabytes = f"{4 * first['teacher_parameters'] / 1e6:.1f} MB"
-    rows = [[first["teacher"], counts[0], "", "", counts[1], "", megabytes, "", ""]]
-    for name in dict.fromkeys(result["student"] for result in done):
-        own = [result for result in done if result["student"] == name]
-        run, latency = own[0], next(filter(None, map(latency_of, own)), {})
-        row = [name, f"{run['multiplications']:,}", f"{run['compression']:.2f}"]
-        row += [text(sweep.paper["compression"].get(name)), f"{run['parameters']:,}"]
-        row += [
-            f"{run['teacher_parameters'] / run['parameters']:.2f}",
-            f"{4 * run['parameters'] / 1e6:.1f} MB",
-        ]
-        rows.append([*row, *(_latency(latency, batch) for batch in (1, 64))])
+    students = {run["student"]: run for run in done}
+    latencies = {run["student"]: times for run in done if (times := latency_of(run))}
+    first, *_ = students.values()
+    whole = first["teacher_parameters"]
+    counts = [f"{first['teacher_multiplications']:,}", "", "", f"{whole:,}"]
+    rows = [[first["teacher"], *counts, "", f"{4 * whole / 1e6:.1f} MB", "", ""]]
+    for name, run in students.items():
+        printed, own = text(sweep.paper["compression"].get(name)), run["parameters"]
+        row = [name, f"{run['multiplications']:,}", f"{run['compression']:.2f}", printed]
+        row += [f"{own:,}", f"{whole / own:.2f}", f"{4 * own / 1e6:.1f} MB"]
+        rows.append([*row, *(_latency(latencies.get(name, {}), batch) for batch in (1, 64))])
     heads = ["network", "multiplications", "ratio", "paper", "parameters", "ratio", "on disk"]
     heads += ["latency of 1: ms (ratio)", "of 64"]
     return Table(f"{sweep.name}: compression in real terms", heads, rows, [COST_NOTE])
@@ -302,21 +282,20 @@ def show(table: Table) -> None:
     """Print a table on the terminal, 100 columns wide elsewhere."""
     from rich import box
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table as RichTable
 
-    shown = RichTable(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
-    shown.title = escape(table.title)
+    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "pad_edge": False}
+    shown = RichTable(title=table.title, title_justify="left", **style)
     for i, head in enumerate(table.heads):
         is_text = i == 0 or any(len(row[i]) > 40 for row in table.rows)
         shown.add_column(head, justify="left" if is_text else "right", overflow="fold")
     for row in table.rows:
-        shown.add_row(*map(escape, row))
-    console = Console(width=None if sys.stdout.isatty() else 100)
+        shown.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 100, markup=False, highlight=False)
     with console.capture() as captured:  # rich would end the program if the reader stopped
         console.print(shown)
         for note in table.notes:
-            console.print(note, style="dim", highlight=False, markup=False)
+            console.print(note, style="dim")
     print(captured.get(), end="")
 
 

@@ -185,12 +185,10 @@ def _show_table(folder: Path, name: str, jobs: list[Job], is_search: bool) -> No
     """Print the table of the jobs, and write it for TensorBoard."""
     from noisy_kd.report import sweeps, tables
 
-    results = {job.directory.name: runs.read_result(job.directory) for job in jobs}
-    if name == sweeps.CUSTOM:
-        if not is_search:
-            tables.show(tables.plain_table(list(results.items())))
+    results = [runs.read_result(job.directory) for job in jobs]
+    if is_search and name == sweeps.CUSTOM:
         return
-    report = tables.report(sweeps.read(name), [result for result in results.values() if result])
+    report = tables.report(sweeps.read(name), [result for result in results if result])
     for table in report:
         tables.show(table)
     if any(job.own.logger.get("tensorboard") for job in jobs):
