@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-FAULTS = ["kill", "disk", "power", "flips", "crowd"]
+FAULTS = ["kill", "disk", "power", "flips", "crowd", "signals", "soak"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from commands import command
 from filelock import FileLock
 
-from noisy_kd.data import store
+from noisy_kd.data import files, store
 from noisy_kd.errors import InputError
 
 MADE_BY = {"data": "digits", "layers": "FC10", "seed": 0}
@@ -136,9 +136,9 @@ def test_cleaning_spares_entries_in_the_making_and_removes_damaged_ones(tmp_path
     (entry / "entry.json").write_text("[]")
     assert store.entries(tmp_path)[0][1]["made"] == "damaged"
     with FileLock(f"{entry}.lock"):
-        assert store.clean(tmp_path) == 0
+        assert store.clean(tmp_path) == (0, 0)
         assert entry.exists()
-    assert store.clean(tmp_path) == 1
+    assert store.clean(tmp_path) == (1, 0)
     assert not entry.exists()
 
 
@@ -154,5 +154,29 @@ def test_entries_without_lock_files_are_removed_too(tmp_path):
     store.get_or_make(tmp_path, "logits", MADE_BY, lambda _: {"tensors": {}, "facts": {}})
     for file in tmp_path.glob("*.lock"):
         file.unlink()
-    assert store.clean(tmp_path) == 1
+    assert store.clean(tmp_path) == (1, 0)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def _use(folder, done):
+    store.get_or_make(folder, "teacher", MADE_BY, forbidden)
+    (folder / "ready").touch()
+    done.wait(30)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_what_a_live_run_has_read_stays(tmp_path):
+    store.get_or_make(tmp_path, "teacher", MADE_BY, make)
+    store.get_or_make(tmp_path, "teacher", MADE_BY | {"seed": 9}, make)
+    files._USED.clear()  # or the fork would use both
+    context = multiprocessing.get_context("fork")
+    done = context.Event()
+    user = context.Process(target=_use, args=(tmp_path, done))
+    user.start()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    (tmp_path / "ready").unlink()
+    assert store.clean(tmp_path) == (1, 1)
+    done.set()
+    user.join()
+    assert store.clean(tmp_path) == (1, 0)

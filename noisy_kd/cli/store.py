@@ -20,7 +20,9 @@ def main() -> None:
     if not options.store.is_dir() and options.store != parser.get_default("store"):
         raise InputError(f"there is no folder {options.store}: --store names the store's.")
     if options.action == "clean":
-        print(f"removed {clean(options.store)} entries from {options.store}")
+        removed, kept = clean(options.store)
+        in_use = f"; {kept} are in use, and stay" if kept else ""
+        print(f"removed {removed} entries from {options.store}{in_use}")
         return
     listed = entries(options.store)
     settings = differing([{"kind": about.get("kind")} | about["made_by"] for _, about, _ in listed])

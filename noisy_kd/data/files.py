@@ -20,6 +20,11 @@ from filelock import FileLock, Timeout
 
 from noisy_kd.errors import DamagedError, InputError
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger(__name__)
 
 HEX = 64  # characters of a SHA-256
@@ -215,6 +220,31 @@ def read_yaml(file: Path) -> str:
             "its last line."
         )
     return text
+
+
+_USED: dict[Path, BinaryIO] = {}
+"""Files that this process uses until it ends."""
+
+
+def use(file: Path) -> None:
+    """Say until this process ends that a file is in use, where the file system can."""
+    if file not in _USED and fcntl is not None:
+        with suppress(OSError):
+            _USED[file] = file.open("rb")
+            fcntl.flock(_USED[file], fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_used(file: Path) -> bool:
+    """Return whether another process has said that it uses a file."""
+    if file in _USED:
+        _USED.pop(file).close()
+    try:
+        with file.open("rb") as content:
+            if fcntl is not None:
+                fcntl.flock(content, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK
 
 
 @contextmanager

@@ -103,7 +103,9 @@ def _read(entry: Path, made_by: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     try:
         about = files.unsealed((entry / "entry.json").read_bytes())
         if about["made_by"] == json.loads(json.dumps(made_by)):
-            return files.read_tensors(entry / "tensors.pt", mmap=True), about["facts"]
+            tensors = files.read_tensors(entry / "tensors.pt", mmap=True)
+            files.use(entry / "entry.json")
+            return tensors, about["facts"]
     except (FileNotFoundError, ValueError, KeyError, DamagedError):
         pass
     log.warning("%s is damaged and is recomputed.", entry)
@@ -148,15 +150,18 @@ def differing(made: list[dict[str, Any]]) -> list[str]:
     return texts
 
 
-def clean(store: Path) -> int:
-    """Remove all entries that no process is computing; return how many."""
-    count = 0
+def clean(store: Path) -> tuple[int, int]:
+    """Remove what no other process makes or uses; return how many entries, and how many stay."""
+    removed = kept = 0
     for name in sorted({path.name.partition(".")[0] for path in store.iterdir()}):
-        file = store / f"{name}.lock"
+        file, about = store / f"{name}.lock", store / name / "entry.json"
         with suppress(Timeout), files.locked(file, timeout=0):
-            count += (store / name / "entry.json").exists()
+            if files.is_used(about):
+                kept += 1
+                continue
+            removed += about.exists()
             for path in store.glob(f"{name}*"):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
             file.unlink(missing_ok=True)
-    return count
+    return removed, kept

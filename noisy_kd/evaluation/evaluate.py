@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import resize
 
 from noisy_kd import runs
 from noisy_kd.data import datamodules
-from noisy_kd.data.files import write_json
+from noisy_kd.data.files import write_json, writing
 from noisy_kd.errors import InputError
 from noisy_kd.evaluation.robustness import Evaluation, classifier
 from noisy_kd.training.finished import load_data, teacher_test_logits
@@ -64,8 +64,12 @@ def evaluate(
     for kind in todo:
         evaluated[kind] = getattr(evaluation, kind)(*inputs.get(kind, ()))
     evaluated["images"] = len(labels)
-    write_json(file, evaluated)
-    _to_tensorboard(evaluated, directory, file.stem)
+    try:
+        write_json(file, evaluated)
+        with writing(directory):
+            _to_tensorboard(evaluated, directory, file.stem)
+    except InputError as error:  # the run may lie on a read-only disk
+        print(f"{error} These numbers are not kept.")
     return evaluated
 
 

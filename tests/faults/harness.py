@@ -7,6 +7,7 @@ import. The table of figures goes to standard output, and with ``--json FILE`` i
 """
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import gc
@@ -70,6 +71,7 @@ def command(
     log: Path | None = None,
     kill_after: float | None = None,
     signal_when: tuple[int, Callable[[], bool]] | None = None,
+    watch: Callable[[int], None] | None = None,
     limit: float = LIMIT,
 ) -> Done:
     """Run ``noisy-kd ARGUMENTS`` in a child, in this folder, with a fault at its ``first``-th call.
@@ -81,7 +83,7 @@ def command(
     child = os.fork()
     if child == 0:
         _run(folder, arguments, streams, first, last or first, error, log)
-    began, sent = time.monotonic(), False
+    began, sent, seconds = time.monotonic(), False, 0
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -90,6 +92,9 @@ def command(
         if signal_when is not None and not sent and signal_when[1]():
             os.kill(child, signal_when[0])
             sent = True
+        if watch is not None and int(after) != seconds:
+            seconds = int(after)
+            watch(child)
         if after > (kill_after or limit):
             os.kill(child, signal.SIGKILL)
         time.sleep(0.005)
@@ -540,7 +545,84 @@ def _is_dead(holder: Path) -> bool:
     return False
 
 
-FAULTS = {"kill": kill, "disk": disk, "power": power, "flips": flips, "crowd": crowd}
+def signals(bench: Bench) -> Iterator[Figure]:
+    """SIGINT and SIGTERM at random moments: an end within 5 s, and the same command goes on."""
+    for name, arguments in CASES.items():
+        long = [*arguments, "trainer.max_epochs=40"]
+        folder = bench.fresh()
+        began = time.monotonic()
+        assert command(folder, long).code == 0
+        seconds, expected = time.monotonic() - began, numbers(folder)
+
+        def at(moment: tuple[int, float], long=long, expected=expected) -> list[str]:
+            folder, (number, after) = bench.fresh(), moment
+            start, sent = time.monotonic(), []
+
+            def now() -> bool:
+                if time.monotonic() - start > after:
+                    sent.append(time.monotonic())
+                return bool(sent)
+
+            done = command(folder, long, signal_when=(number, now))
+            what = f"{signal.Signals(number).name} after {after:.2f} s"
+            took = time.monotonic() - sent[0] if sent else 0.0
+            wrong = [f"{what}: it took {took:.1f} s to end"] if took > 5 else []
+            if "Traceback" in done.err:
+                wrong.append(f"{what}: a traceback: {done.err.strip().splitlines()[-1:]}")
+            wrong += check(command(folder, long), expected, folder, what)
+            shutil.rmtree(folder)
+            return wrong
+
+        figure = Figure(f"SIGINT and SIGTERM at random moments, {name}")
+        count = max(4, round(20 * bench.share))
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        moments = [(kinds[k % 2], seconds * bench.draw.random()) for k in range(count)]
+        bench.cases(figure, moments, at)
+        yield figure
+
+
+def soak(bench: Bench) -> Iterator[Figure]:
+    """2,000 tiny runs through one launcher: its memory, files, threads do not grow."""
+    count = max(100, round(2000 * bench.share))
+    folder, began = bench.fresh(), time.monotonic()
+    tiny = [*SHORT, "trainer.max_epochs=1", "data.subset=20", "logger=csv", "max_stack=20"]
+    sweep = ["train", "-m", *tiny, "hydra/launcher=stacked", "devices=1", f"seed=range(0,{count})"]
+    seen: list[tuple[int, int, int]] = []
+    first: list[float] = []
+
+    def watch(process: int) -> None:
+        place = Path(f"/proc/{process}")
+        with contextlib.suppress(OSError, IndexError):
+            status = dict(x.split(":", 1) for x in (place / "status").read_text().splitlines())
+            files, memory = len(list((place / "fd").iterdir())), int(status["VmRSS"].split()[0])
+            if (folder / "runs").exists() and any((folder / "runs").glob("*/result.json")):
+                first.append(time.monotonic())
+                seen.append((memory, files, int(status["Threads"])))
+
+    done = command(folder, sweep, watch=watch, limit=3600)
+    figure = Figure(f"a soak of {count} runs ({first[0] - began:.0f} s to the first result)")
+    figure.cases, figure.seconds = len(numbers(folder)) // 2, time.monotonic() - began
+    figure.wrong += [] if done.code == 0 else [f"exit code {done.code}: {done.err[-300:]}"]
+    figure.wrong += [] if figure.cases == count else [f"{figure.cases} results"]
+    half = seen[len(seen) // 2 :]
+    for name, values in zip(("memory", "files", "threads"), zip(*half, strict=True), strict=True):
+        quarter = max(1, len(values) // 4)
+        ends = [sum(part) / len(part) for part in (values[:quarter], values[-quarter:])]
+        if ends[1] > 1.01 * ends[0]:
+            figure.wrong.append(f"{name}: {ends[0]:.0f}, later {ends[1]:.0f}")
+    figure.wrong += [f"{name} is left" for name in leftovers(folder)]
+    yield figure
+
+
+FAULTS = {
+    "kill": kill,
+    "disk": disk,
+    "power": power,
+    "flips": flips,
+    "crowd": crowd,
+    "signals": signals,
+    "soak": soak,
+}
 
 
 def main() -> int:
