@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -63,6 +64,8 @@ def get_or_make(
     facts = json.loads((entry / "entry.json").read_text())["facts"]
     try:
         return torch.load(entry / "tensors.pt", weights_only=True, mmap=True), facts
+    except UnpicklingError as error:
+        raise InputError(f"{entry} holds other things than tensors: remove it.") from error
     except RuntimeError as error:  # its checksum was right
         size = (entry / "tensors.pt").stat().st_size / 1e9
         raise InputError(

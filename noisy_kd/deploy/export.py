@@ -3,6 +3,7 @@
 import json
 import statistics
 import timeit
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from noisy_kd import runs
 from noisy_kd.data.dataset import at_once
 from noisy_kd.data.preprocessing import kind_of
 from noisy_kd.deploy.card import model_card
-from noisy_kd.deploy.formats import ENDINGS, Model, load, quantise, write
+from noisy_kd.deploy.formats import ENDINGS, TORCH_EXPORT, Model, load, quantise, write
 from noisy_kd.errors import InputError
 from noisy_kd.training.finished import load_data, untrained_teacher
 
@@ -31,6 +32,7 @@ def export(
     with_preprocessing: bool = False,
     int8: str | None = None,
     output: Path | None = None,
+    allow: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write a run's student in another form, check it, measure it, describe it.
 
@@ -40,6 +42,7 @@ def export(
         with_preprocessing: whether it takes uint8 images.
         int8: ``dynamic`` or ``static`` for a quantised model as well.
         output: the file; None for one beside the result.
+        allow: as in :func:`noisy_kd.load_student`.
 
     Returns:
         What was measured; it is in the model card too.
@@ -48,7 +51,9 @@ def export(
         InputError: without a finished student or its data, without the packages of the extra, or
             if the file cannot be written.
     """
-    net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
+    net, preprocessing = (
+        read(directory, allow) for read in (runs.load_student, runs.load_preprocessing)
+    )
     result = runs.read_result(directory) or {}
     kind = kind_of(preprocessing)
     description = (type(preprocessing).__doc__ or "").partition("\n")[0]
@@ -62,7 +67,7 @@ def export(
     files = {"exported": output or directory / f"student{ENDINGS[form]}"}
     if files["exported"].suffix != ENDINGS[form]:
         raise InputError(f"--output {output}: a file of {form} ends in {ENDINGS[form]}.")
-    data = load_data(directory)
+    data = load_data(directory, allow)
     write(form, model, prepare(data.test_images.pixels[:2]), files["exported"], about)
     if int8 is not None:
         files["int8"] = files["exported"].with_name(f"{files['exported'].stem}-int8.onnx")
@@ -73,10 +78,10 @@ def export(
     expected = _logits(net, preprocessing, pixels)
     facts["original_errors"] = int((expected.argmax(1) != labels).sum())
     models: dict[str, tuple[Model, Model]] = {"student, torch": (model, prepare)}
-    if (teacher := untrained_teacher(directory, data)) is not None:
+    if (teacher := untrained_teacher(directory, data, allow)) is not None:
         models["teacher, torch"] = (teacher, data.preprocessing)
     for name, file in files.items():
-        loaded, _ = load(file)
+        loaded, _ = load(file, [*allow, TORCH_EXPORT])  # it was written just now
         logits = _logits(loaded, prepare, pixels)
         facts[name] = {
             "file": str(file),
@@ -90,9 +95,9 @@ def export(
     latency_file = directory / "latency.json"
     known = runs.read_json(latency_file) or {}  # of the run's other forms
     with suppress(OSError):  # the run may lie on a read-only disk
-        latency_file.write_text(json.dumps(known | facts["latency"], indent=1) + "\n")
+        runs.write_whole(latency_file, json.dumps(known | facts["latency"], indent=1) + "\n")
     card = files["exported"].with_name(f"{files['exported'].name}.md")
-    card.write_text(model_card(facts), encoding="utf-8")
+    runs.write_whole(card, model_card(facts))
     return {**facts, "card": str(card)}
 
 

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,15 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 def write_result(directory: Path, result: Result) -> None:
     """Write ``result.json`` whole or not at all."""
-    temporary = directory / f"result.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    temporary.replace(directory / "result.json")
+    write_whole(directory / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all; a link at its place is replaced, not followed."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
 
 
 def finished(directory: Path, config_hash: str) -> Result | None:
@@ -113,13 +120,19 @@ def remove_if_untouched(directory: Path) -> None:
             shutil.rmtree(directory)
 
 
-def load_student(directory: str | Path) -> nn.Module:
+def load_student(directory: str | Path, allow: Sequence[str] = ()) -> nn.Module:
     """Return the finished student of a run, in eval mode, on the CPU.
 
     Its input is preprocessed images.
 
+    Args:
+        directory: of the run, which may be somebody else's: its files run no code.
+        allow: packages or modules whose classes and functions its files may name, beside those of
+            noisy_kd, torch, torchvision, timm and lightning: ``["my_nets"]``.
+
     Raises:
-        InputError: if the directory holds no finished student, or its training did not end well.
+        InputError: if the directory holds no finished student, its training did not end well, or
+            its files name code that is not allowed.
     """
     from noisy_kd.model import network
 
@@ -129,26 +142,40 @@ def load_student(directory: str | Path) -> nn.Module:
         raise InputError(f"{directory}: its training did not end well ({result['status']}).")
     if result is None or not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
-    shape, classes = tuple(result["input_shape"]), len(result["classes"])
-    student = result["settings"]["student"]
-    net = network.from_settings(student, result["student_layers"], shape, classes)
-    net.load_state_dict(_tensors(file))
+    weights = read_tensors(file)
+    try:
+        shape, classes = tuple(result["input_shape"]), len(result["classes"])
+        student = result["settings"]["student"]
+        net = network.from_settings(student, result["student_layers"], shape, classes, allow)
+        net.load_state_dict(weights)
+    except InputError:
+        raise
+    except Exception as error:  # whatever follows from fields that are missing or wrong
+        raise InputError(
+            f"{directory}: result.json and student.pt do not fit ({_why(error)}): force=true makes "
+            "the run again."
+        ) from error
     return net.eval()
 
 
-def load_preprocessing(directory: str | Path) -> nn.Module:
+def load_preprocessing(directory: str | Path, allow: Sequence[str] = ()) -> nn.Module:
     """Return the module from uint8 images [B, C, H, W] to the input of a run's student.
 
+    The arguments are those of :func:`load_student`.
+
     Raises:
-        InputError: if the directory does not hold it, or it is of code that cannot be imported.
+        InputError: if the directory does not hold it, or it is of code that cannot be imported or
+            is not allowed.
     """
     from noisy_kd.data import preprocessing
 
     file = Path(directory) / "preprocessing.pt"
     if not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
-    content = _tensors(file)
-    return preprocessing.restored(content["kind"], content["state"])
+    content = read_tensors(file)
+    if not isinstance(content, dict) or not isinstance(content.get("kind"), str):
+        raise InputError(f"{file} names no preprocessing: force=true makes the run again.")
+    return preprocessing.restored(content["kind"], content.get("state", {}), allow)
 
 
 def file_digest(path: str) -> str:
@@ -160,13 +187,22 @@ def file_digest(path: str) -> str:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
 
 
-def _tensors(file: Path) -> dict[str, Any]:
-    """Return what a file of a finished run holds."""
+def read_tensors(file: Path) -> Any:
+    """Return what a file of a finished run holds: tensors and plain values.
+
+    Raises:
+        InputError: if it holds anything else, or is damaged.
+    """
     import torch
 
     try:
-        content: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings(action="ignore"):  # of archives that are refused
+            return torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # of many kinds: zip, pickle, end of file
-        why = " ".join(str(error).split())[:80]
-        raise InputError(f"{file} is damaged ({why}): force=true makes the run again.") from error
-    return content
+        raise InputError(
+            f"{file} is damaged ({_why(error)}): force=true makes the run again."
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:80]

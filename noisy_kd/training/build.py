@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import logging
-import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,6 +28,7 @@ from noisy_kd.model import notation
 from noisy_kd.model.device import choose_device
 from noisy_kd.model.layers import TeacherInput, teacher_channels
 from noisy_kd.model.network import instantiate
+from noisy_kd.model.targets import locate
 from noisy_kd.runs.identity import resolved_precision
 from noisy_kd.training import numerics as numerics_of
 from noisy_kd.training.callbacks import BestEpoch
@@ -55,25 +55,13 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def locate(target: str) -> Any:
-    """Return the class or function at an import path.
-
-    Raises:
-        InputError: if there is none.
-    """
-    try:
-        return pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{target} cannot be imported: {error}.") from error
-
-
 def data_module(config: Config) -> ImageDataModule:
     """Return the images: downloaded, read and split.
 
     Raises:
         InputError: if the files are missing or damaged, or too few for the split.
     """
-    make, given = locate(config.data._target_), config.data.arguments
+    make, given = locate(config.data._target_, "data._target_"), config.data.arguments
     check_arguments("data", make, given, ImageDataModule)
     settings = vars(config.data) | {"root": config.data.root or ""} | given
     settings["views"] = views(config, config.data.augment, config.data.views)
@@ -108,15 +96,17 @@ def method(config: Config) -> Method:
     Raises:
         InputError: if it does not take one of its keys, or not this value.
     """
-    make, given = locate(config.method["_target_"]), arguments(config.method)
+    make, given = locate(config.method["_target_"], "method._target_"), arguments(config.method)
     check_arguments("method", make, given)
     try:
-        composed: Method = make(**given)
+        composed = make(**given)
     except ValueError as error:  # it begins with the argument's name and value
         raise InputError(f"method.{error}") from error
     except TypeError as error:
         values = ", ".join(f"{key}={value}" for key, value in given.items())
         raise InputError(f"method={config.method_name} with {values}: {error}") from error
+    if not isinstance(composed, Method):
+        raise InputError(f"method._target_={config.method['_target_']} makes no noisy_kd.Method.")
     if composed.hint is not None and composed.hint.epochs >= config.trainer.max_epochs:
         raise InputError(
             f"method.hint_epochs={composed.hint.epochs} leaves nothing of trainer.max_epochs="
@@ -205,8 +195,6 @@ def teacher_optimizer(teacher: Teacher) -> Optimizer:
     """Return the settings of the optimiser that trains the teacher."""
     arguments = {key: value for key, value in teacher.optimizer.items() if key != "_target_"}
     target = teacher.optimizer["_target_"]
-    if not isinstance(target, str):
-        raise InputError(f"teacher.optimizer._target_={target} must name the optimiser's class.")
     for key in arguments.keys() & {"lr", "weight_decay"}:
         raise InputError(f"teacher.optimizer.{key}={arguments[key]}: use teacher.{key} instead.")
     return Optimizer(target, teacher.lr, teacher.weight_decay, arguments=arguments)

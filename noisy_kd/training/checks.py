@@ -15,6 +15,7 @@ from noisy_kd.method import Method
 from noisy_kd.model import complexity
 from noisy_kd.model.layers import has_batch_norm
 from noisy_kd.model.network import with_active_dropout
+from noisy_kd.model.targets import locate
 from noisy_kd.training import build
 from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.numerics import Numerics
@@ -45,7 +46,7 @@ def check_settings(config: Config) -> None:
         for name, node in getattr(config, group).items():
             if not node:
                 continue
-            make = build.locate(node["_target_"])
+            make = locate(node["_target_"], f"{group}.{name}._target_")
             if issubclass(make, WandbLogger):
                 if importlib.util.find_spec("wandb") is None:
                     raise InputError("logger=wandb needs a package: pip install wandb.")
@@ -55,7 +56,7 @@ def check_settings(config: Config) -> None:
 
 
 def _check_optimizer(place: str, settings: Optimizer) -> None:
-    build.check_arguments(place, build.locate(settings._target_), settings.arguments)
+    build.check_arguments(place, locate(settings._target_, f"{place}._target_"), settings.arguments)
     try:
         make = build.optimizer(settings, Numerics(torch.device("cpu"), "32", fast=False))
         make([nn.Parameter(torch.zeros(1))])
@@ -68,7 +69,7 @@ def _check_optimizer(place: str, settings: Optimizer) -> None:
 
 def _check_trainer(config: Config) -> None:
     given = config.trainer.arguments
-    build.check_arguments("trainer", build.locate(config.trainer._target_), given)
+    build.check_arguments("trainer", locate(config.trainer._target_, "trainer._target_"), given)
     for key, value in given.items():
         if key in (*build.OWN_ARGUMENTS, "callbacks", "deterministic"):
             raise InputError(f"trainer.{key}={value}: a run sets it itself; leave it out.")
