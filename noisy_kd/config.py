@@ -170,7 +170,7 @@ class Config:
     precision: str = _checked("auto", choices=("auto", "32", "bf16"))
     fast: bool = True
     deterministic: bool = False
-    store: str = field(default=".cache/store", metadata=PLACE)
+    store: str = _checked(".cache/store", **PLACE, filled=True)
     force: bool = field(default=False, metadata=PLACE)
     devices: int | None = _checked(None, **PLACE, least=1)
     max_stack: int | None = _checked(None, **PLACE, least=1)
@@ -254,9 +254,9 @@ def targets(config: Config) -> dict[str, Any]:
     nodes = {"method": config.method, "teacher.optimizer": config.teacher.optimizer}
     for group, entries in (("callbacks", config.callbacks), ("logger", config.logger)):
         nodes |= {f"{group}.{key}": node for key, node in entries.items() if node is not None}
-    nodes |= {key: vars(getattr(config, key)) for key in OPEN}
+    nodes |= {k: vars(node) for k in OPEN if (node := getattr(config, k))._target_ is not None}
     paths = {key: getattr(node, "get", nodes.get)("_target_") for key, node in nodes.items()}
-    return {f"{key}._target_": path for key, path in paths.items() if key not in OPEN or path}
+    return {f"{key}._target_": path for key, path in paths.items()}
 
 
 def _gather_arguments(content: dict[str, Any]) -> None:
@@ -337,7 +337,7 @@ def _check_method(method: dict[str, Any]) -> None:
     for key, most in (("alpha", 1.0), ("sigma", None)):
         value = method.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"method.{key}={value} must be a number.")
+            raise InputError(f"method.{key}={shown(value)} must be a number.")
         check_range(f"method.{key}", float(value), least=0, most=most)
 
 
@@ -347,4 +347,4 @@ def _check_targets(config: Config) -> None:
             raise InputError(f"{key}={shown(path)} must be the import path of a class or function.")
     patience = config.patience
     if patience is not None and (not isinstance(patience, int) or patience < 1):
-        raise InputError(f"callbacks.best.patience={patience} must be at least 1, or null.")
+        raise InputError(f"callbacks.best.patience={shown(patience)} must be at least 1, or null.")

@@ -29,6 +29,7 @@ def check_range(
     below: float | None = None,
     choices: Sequence[str] | None = None,
     plain: bool = False,
+    filled: bool = False,
 ) -> None:
     """Refuse a value outside its range.
 
@@ -42,6 +43,7 @@ def check_range(
         f"at most {most}": most is None or value <= most,
         f"below {below}": below is None or value < below,
         f"one of {', '.join(choices or ())}": choices is None or value in choices,
+        "a path": not filled or bool(value),
         "a plain name (letters, digits, _ . -)": not plain or re.fullmatch(r"\w[\w.-]*", value),
     }
     for rule, holds in rules.items():

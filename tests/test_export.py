@@ -271,3 +271,12 @@ def test_a_run_that_did_not_end_well_is_refused(status, finished, tmp_path):
     write_result(tmp_path / "run", {**read_result(finished), "status": status})
     with pytest.raises(InputError, match=f"did not end well.*{status}"):
         export(tmp_path / "run")
+
+
+def test_the_message_of_a_failed_export_has_no_colours(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("\x1b[96m[torch.onnx] no such operator\x1b[0m\nmore")
+
+    monkeypatch.setattr("torch.onnx.export", fails)
+    with pytest.raises(InputError, match=r"as onnx: \[torch\.onnx\] no such operator$"):
+        formats.write("onnx", torch.nn.ReLU(), torch.zeros(2, 3), tmp_path / "x.onnx", {})

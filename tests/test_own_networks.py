@@ -439,3 +439,12 @@ def test_a_function_with_the_name_of_its_module_is_found(name):
     assert type(net).__name__.lower() == name
     with pytest.raises(InputError, match="no class or function"):
         instantiate("torchvision.models", (3, 64, 64), 10)
+
+
+def test_future_warnings_of_a_network_are_not_shown(tmp_path, monkeypatch, recwarn):
+    code = "import warnings\nfrom own_nets import of_ten\n\ndef net():\n"
+    code += "    warnings.warn('will change', FutureWarning)\n    return of_ten()\n"
+    (tmp_path / "warning_net.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert instantiate("warning_net.net", (1, 8, 8), 10)
+    assert not recwarn.list

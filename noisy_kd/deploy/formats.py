@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -65,7 +66,11 @@ def _load_torch_export(file: Path, allow: Sequence[str]) -> tuple[Model, dict[st
             "forms onnx and safetensors run none."
         )
     extra = {"noisy_kd": ""}
-    model = torch.export.load(file, extra_files=extra).module()
+    logging.disable(logging.WARNING)  # a traceback of a damaged file
+    try:
+        model = torch.export.load(file, extra_files=extra).module()
+    finally:
+        logging.disable(logging.NOTSET)
     return model, _about(file, extra["noisy_kd"])
 
 
@@ -122,7 +127,8 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
         why = f"{file} cannot be written ({error.strerror})"
         raise InputError(f"{why}: choose another --output.") from error
     except Exception as error:  # torch.export's, of a network that it cannot trace
-        why = next(iter(str(error).splitlines()), type(error).__name__)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
+        why = next(iter(text.splitlines()), type(error).__name__)
         raise InputError(f"the student cannot be exported as {form}: {why}") from error
 
 

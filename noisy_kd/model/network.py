@@ -9,6 +9,7 @@ import copy
 import difflib
 import inspect
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType
@@ -120,7 +121,7 @@ def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) ->
         raise InputError(f"{target} is no class or function that makes a network.") from error
     takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())
     default = {"num_classes": classes} if takes_any or "num_classes" in names else {}
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings(action="ignore", category=FutureWarning):
         try:
             net = make(**(default | dict(arguments)))
         except (TypeError, ValueError) as error:

@@ -148,8 +148,8 @@ def load_student(directory: str | Path, allow: Sequence[str] = ()) -> nn.Module:
         student = result["settings"]["student"]
         net = network.from_settings(student, result["student_layers"], shape, classes, allow)
         net.load_state_dict(weights)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from error
     except Exception as error:  # whatever follows from fields that are missing or wrong
         raise InputError(
             f"{directory}: result.json and student.pt do not fit ({_why(error)}): force=true makes "
@@ -173,18 +173,24 @@ def load_preprocessing(directory: str | Path, allow: Sequence[str] = ()) -> nn.M
     if not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
     content = read_tensors(file)
-    if not isinstance(content, dict) or not isinstance(content.get("kind"), str):
+    fields = content if isinstance(content, dict) else {}
+    kind, state = fields.get("kind"), fields.get("state")
+    if not isinstance(kind, str) or not isinstance(state, dict):
         raise InputError(f"{file} names no preprocessing: force=true makes the run again.")
-    return preprocessing.restored(content["kind"], content.get("state", {}), allow)
+    try:
+        return preprocessing.restored(kind, state, allow)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
-def file_digest(path: str) -> str:
-    """Return a fingerprint of a file's content."""
+def file_digest(path: str, key: str = "") -> str:
+    """Return a fingerprint of a file's content; messages begin with the key of its path."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
+        where = f"{key}{'=' * bool(key)}{path}"
+        raise InputError(f"{where} cannot be read ({error.strerror}): name a file.") from error
 
 
 def read_tensors(file: Path) -> Any:

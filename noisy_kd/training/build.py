@@ -21,7 +21,7 @@ from noisy_kd.config import Config, Input, Network, Optimizer, Teacher, named_ne
 from noisy_kd.data import preprocessing
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.views import Views
-from noisy_kd.errors import InputError
+from noisy_kd.errors import InputError, shown
 from noisy_kd.method import Method
 from noisy_kd.model import network as networks
 from noisy_kd.model import notation
@@ -67,7 +67,14 @@ def data_module(config: Config) -> ImageDataModule:
     settings["views"] = views(config, config.data.augment, config.data.views)
     settings |= {"store": config.store} if "store" in inspect.signature(make).parameters else {}
     del settings["_target_"], settings["name"], settings["arguments"], settings["augment"]
-    module: ImageDataModule = make(**settings)
+    try:
+        module = make(**settings)
+    except TypeError as error:
+        raise InputError(
+            f"data._target_={config.data._target_} cannot be made: {error}."
+        ) from error
+    if not isinstance(module, ImageDataModule):
+        raise InputError(f"data._target_={config.data._target_} makes no ImageDataModule.")
     module.prepare_data()
     module.setup()
     return module
@@ -77,9 +84,14 @@ def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any =
     """Refuse arguments that a class has neither itself nor in ``also``, which it passes them to.
 
     Raises:
-        InputError: naming the first, after its place in the configuration.
+        InputError: naming the first, after its place in the configuration; or if it is no class.
     """
-    names = dict(inspect.signature(make).parameters)
+    try:
+        names = dict(inspect.signature(make).parameters)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{place}._target_: {make!r} is no class or function with arguments."
+        ) from error
     names |= {} if also is None else inspect.signature(also).parameters
     for key in given:
         if key not in names:
@@ -236,7 +248,9 @@ def trainer(
     try:
         return locate(target)(**settings, deterministic=config.deterministic)  # type: ignore[no-any-return]
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        texts = [f"{key}={value}" for key, value in given.items()]
+        why = " ".join(str(error).split())
+        raise InputError(f"trainer{' with ' * bool(texts)}{', '.join(texts)}: {why}") from error
 
 
 def clipping(config: Config) -> dict[str, Any]:
@@ -286,8 +300,14 @@ def views(config: Config, augment: str, count: int | None) -> Views:
         InputError: if it does not take one of its keys, or not this value.
     """
     given = {k: v for k, v in config.augment.get(augment, {}).items() if k != "views"}
+    for key, instead in (("seed", "data.seed"), ("count", "data.views")):
+        if key in given:
+            raise InputError(f"augment.{augment}.{key}={shown(given[key])}: use {instead} instead.")
     check_arguments(f"augment.{augment}", Views, given)
-    return Views(count, config.data.seed, **given)
+    try:
+        return Views(count, config.data.seed, **given)
+    except InputError as error:
+        raise InputError(f"augment.{augment}: {error}") from error
 
 
 def teacher_views(config: Config) -> Views:
