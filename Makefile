@@ -8,6 +8,7 @@
 # make lint           style and types
 # make docs           builds the documentation into site/; a broken link is an error
 # make lower-bounds   a training and its export with the oldest packages that pyproject.toml allows
+# make audit          compares constraints.txt with the known security advisories
 # make clean          removes .venv, the site, and the store of teachers and logits
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ SLOW ?=
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(SLOW),,-m "not slow")
 
-.PHONY: train test faults coverage results cifar10 lint docs lower-bounds clean
+.PHONY: train test faults coverage results cifar10 lint docs lower-bounds audit clean
 
 train: .venv/.train
 	@$(BIN)/python train.py $(ARGS)
@@ -59,8 +60,13 @@ lower-bounds:
 		--resolution lowest-direct '.[export]'
 	bash tests/smoke.sh .venv-lowest/bin
 
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
+
 clean:
-	rm -rf .venv .venv-lowest .cache site
+	rm -rf .venv .venv-lowest .venv-audit .cache site
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

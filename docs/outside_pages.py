@@ -7,11 +7,11 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("RESULTS.md", "CONTRIBUTING.md")
+PAGES = ("RESULTS.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the results with their figures, and the guide for contributors."""
+    """Add the results with their figures, and the pages for contributors."""
     results = (path for path in (ROOT / "results").iterdir() if path.suffix in (".md", ".svg"))
     for path in (*(ROOT / page for page in PAGES), *results):
         name = path.relative_to(ROOT).as_posix()

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from noisy_kd.errors import InputError, check_range
+from noisy_kd.errors import InputError, check_range, shown
 from noisy_kd.model import notation
 
 SEED = 2**63 - 1  # the largest
@@ -32,7 +32,6 @@ LATER = {"later": True}
 
 MARKS = (*PLACE, *LATER)
 OmegaConf.register_new_resolver("in_notation", bool, replace=True)  # ${in_notation:LAYERS}
-
 ADAM = {"_target_": "torch.optim.Adam"}
 
 
@@ -46,7 +45,7 @@ class Data:
     """Group ``data``."""
 
     _target_: str = field(metadata=PLACE)
-    name: str
+    name: str = field(metadata={"plain": True})
     val_size: int | None = _checked(None, least=0)
     subset: int | None = _checked(None, least=1)
     label_noise: float = _checked(0.0, least=0, most=1)
@@ -172,7 +171,7 @@ class Config:
     precision: str = _checked("auto", choices=("auto", "32", "bf16"))
     fast: bool = True
     deterministic: bool = False
-    store: str = field(default=".cache/store", metadata=PLACE)
+    store: str = _checked(".cache/store", **PLACE, filled=True)
     force: bool = field(default=False, metadata=PLACE)
     devices: int | None = _checked(None, **PLACE, least=1)
     max_stack: int | None = _checked(None, **PLACE, least=1)
@@ -228,9 +227,9 @@ def read(cfg: DictConfig) -> Config:
         for key in ("data.augment", "teacher.augment"):
             choices = own.get("augment", {"none": None})
             if choices is None or isinstance(choices, str):
-                raise InputError(f"augment={choices}: choose views by data.augment={choices}.")
+                raise InputError(f"augment={shown(choices)}: choose views by data.augment=NAME.")
             if (name := OmegaConf.select(own, key, default="none")) not in choices:
-                raise InputError(f"{key}={name} must be one of {', '.join(choices)}.")
+                raise InputError(f"{key}={shown(name)} must be one of {', '.join(choices)}.")
         for key in sorted(OmegaConf.missing_keys(own)):
             raise InputError(f"{key} has no value: give it one.")
         content = OmegaConf.to_container(own, resolve=True)
@@ -243,12 +242,22 @@ def read(cfg: DictConfig) -> Config:
         if path := getattr(node, key):
             setattr(node, key, os.path.expanduser(path))
     _check_ranges(config)
+    _check_targets(config)
     _check_method(config.method)
     if config.trainer.devices > 1 and config.trainer.strategy != "ddp":
         raise InputError(f"trainer.devices={config.trainer.devices} needs trainer=ddp.")
-    _check_nodes(config)
     _check_networks(config)
     return config
+
+
+def targets(config: Config) -> dict[str, Any]:
+    """Return the import paths in a configuration, by their keys."""
+    nodes = {"method": config.method, "teacher.optimizer": config.teacher.optimizer}
+    for group, entries in (("callbacks", config.callbacks), ("logger", config.logger)):
+        nodes |= {f"{group}.{key}": node for key, node in entries.items() if node is not None}
+    nodes |= {k: vars(node) for k in OPEN if (node := getattr(config, k))._target_ is not None}
+    paths = {key: getattr(node, "get", nodes.get)("_target_") for key, node in nodes.items()}
+    return {f"{key}._target_": path for key, path in paths.items()}
 
 
 def _gather_arguments(content: dict[str, Any]) -> None:
@@ -276,10 +285,9 @@ def _check_networks(config: Config) -> None:
     if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
         raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
     layers, dropout = config.student.layers, config.student.dropout
-    for key, value in (("dropout", f"{dropout:g}"), ("batch_norm", config.student.batch_norm)):
-        if layers is None and getattr(config.student, key):
-            text = f"student.{key}={value}: only for networks in the paper's notation."
-            raise InputError(text)
+    given = f"dropout={dropout:g}" if dropout else "batch_norm=true"
+    if layers is None and (dropout or config.student.batch_norm):
+        raise InputError(f"student.{given}: only for networks in the paper's notation.")
     if layers is not None:
         parsed = notation.parse(layers)
         if dropout:
@@ -329,16 +337,14 @@ def _check_method(method: dict[str, Any]) -> None:
     for key, most in (("alpha", 1.0), ("sigma", None)):
         value = method.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"method.{key}={value} must be a number.")
+            raise InputError(f"method.{key}={shown(value)} must be a number.")
         check_range(f"method.{key}", float(value), least=0, most=most)
 
 
-def _check_nodes(config: Config) -> None:
-    for group, nodes in (("callbacks", config.callbacks), ("logger", config.logger)):
-        for key, node in nodes.items():
-            if node is not None and not (isinstance(node, dict) and "_target_" in node):
-                entry = f"an entry of {group} is a mapping with a _target_"
-                raise InputError(f"{group}.{key} is not a key of this configuration: {entry}.")
+def _check_targets(config: Config) -> None:
+    for key, path in targets(config).items():
+        if not isinstance(path, str) or not all(map(str.isidentifier, path.split("."))):
+            raise InputError(f"{key}={shown(path)} must be the import path of a class or function.")
     patience = config.patience
     if patience is not None and (not isinstance(patience, int) or patience < 1):
-        raise InputError(f"callbacks.best.patience={patience} must be at least 1, or null.")
+        raise InputError(f"callbacks.best.patience={shown(patience)} must be at least 1, or null.")

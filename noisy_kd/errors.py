@@ -1,6 +1,8 @@
 """The project's exceptions, and the check of a value's range."""
 
+import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,11 @@ class TrainingError(RuntimeError):
     """A training that failed; its message is the one line that the user reads."""
 
 
+def shown(value: Any) -> str:
+    """Return a value as a user writes it: ``null``, ``true``, ``false``."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def check_range(
     key: str,
     value: Any,
@@ -25,6 +32,8 @@ def check_range(
     most: float | None = None,
     below: float | None = None,
     choices: Sequence[str] | None = None,
+    plain: bool = False,
+    filled: bool = False,
 ) -> None:
     """Refuse a value outside its range.
 
@@ -38,7 +47,9 @@ def check_range(
         f"at most {most}": most is None or value <= most,
         f"below {below}": below is None or value < below,
         f"one of {', '.join(choices or ())}": choices is None or value in choices,
+        "a path": not filled or bool(value),
+        "a plain name (letters, digits, _ . -)": not plain or re.fullmatch(r"\w[\w.-]*", value),
     }
     for rule, holds in rules.items():
         if not holds:
-            raise InputError(f"{key}={value} must be {rule}.")
+            raise InputError(f"{key}={shown(value)} must be {rule}.")

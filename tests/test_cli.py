@@ -87,63 +87,6 @@ def test_a_custom_directory(train, tmp_path):
     assert (tmp_path / "mine" / "result.json").exists()
 
 
-BAD = {
-    "data=imagenet": "'data/imagenet' Available options in 'data': cifar10",
-    "model@teacher=resnet": "resnet",
-    "method=noisy": "noisy",
-    "method.sigma=-1": "method.sigma=-1.0 must be at least 0",
-    "method.sigma=nan": "finite",
-    "method.alpha=1.01": "at most 1",
-    "student.layers=FC8-FCten": "position 5",
-    "student.layers=FC8-FC9": "9 logits",
-    "'student.layers=\"[C9(S1P0)@4]-FC10\"'": "does not fit images of 1x8x8",
-    "nonsense=1": "nonsense is not a key",
-    "+nonsense=1": "nonsense is not a key",
-    "+method.nonsense=1": "method.nonsense: noisy_teacher has no such argument",
-    "seed=-1": "seed=-1",
-    "trainer.max_epochs=0": "trainer.max_epochs=0",
-    "data.batch_size=0": "data.batch_size=0",
-    "data.subset=99999": "data.subset=99999",
-    "data.siez=64": "data.siez is not a key",
-    "+data.siez=64": "data.siez: DigitsDataModule has no such argument",
-    "data.val_size=99999": "data.val_size=99999",
-    "teacher.checkpoint=nowhere.pt": "nowhere.pt cannot be read",
-    "hydra.run.dir=/dev/null/x": "choose an output folder",
-    "store=/dev/null/x": "store=/dev/null/x cannot be written",
-    "trainer=abacus": "abacus",
-    "optimizer._target_=torch.optim.Foo": "Foo",
-    "+optimizer.momentun=0.9": "optimizer.momentun",
-    "+trainer.foo=1": "trainer.foo",
-    "+logger.tensorboard.foo=1": "logger.tensorboard.foo: TensorBoardLogger has no such argument",
-    "+callbacks.best.foo=1": "callbacks.best.foo: BestEpoch has no such argument; it has: patience",
-    "logger=wandb": "pip install wandb",
-    "~method.alpha": "missing 1 required positional argument: 'alpha'",
-    "teacher.subset=5": "teacher.subset=5",
-    "broken=[": "broken=[: ",
-    "seed=0,1": "add `-m hydra/launcher=stacked`",
-    "student=fc800": "student",
-    "seed": "seed",
-    "--config-name=tabel3": "there is no sweep named tabel3: choose additive, alpha_sigma, ",
-    "-cn": "-cn takes the name of a sweep: choose additive, alpha_sigma, ",
-    "--seed=3": "--seed=3: settings have no dashes",
-    "-seed": "unrecognized arguments: -seed",
-    "seed=3 --cfg job trainer.max_epochs=7": "unrecognized arguments: trainer.max_epochs=7",
-    "--resolve": "can only be used in conjunction with --cfg",
-    "-m method.sigma=range(0,1,0)": "must not be zero",
-    "-cp sweeps -cn quick": "sweeps",
-}
-
-
-@pytest.mark.parametrize("argument", BAD)
-def test_bad_input_is_one_line_and_exit_code_2(command, tmp_path, argument):
-    done = command("train", *argument.strip("'").split())
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    assert BAD[argument] in line
-    assert ("choose an output folder" in line) == argument.startswith("hydra.run.dir")
-    assert not list(tmp_path.glob("runs/*/*"))  # and nothing is left behind
-
-
 ENTRY_POINTS = {
     "-m noisy_kd train": "Examples",
     "-m noisy_kd": "noisy-kd VERB",

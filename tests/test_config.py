@@ -182,7 +182,7 @@ def test_data_sets_choose_their_networks_and_noise():
         (["student.layers=FC10", "student.dropout=0.5"], "no hidden FC"),
         (["sede=1"], "sede is not a key"),
         (["+sede=1"], "sede is not a key"),
-        (["+callbacks.x=1"], "callbacks.x is not a key"),
+        (["+callbacks.x=1"], "callbacks.x._target_=null"),
         (["method=logit_regression", "method.sigma=1"], "method.sigma is not a key"),
         (["data=imagenet"], "data/imagenet.*in .data.: cifar10 digits"),
         (["method=noisy"], "method/noisy.*in .method.: fickle_teacher"),

@@ -23,7 +23,12 @@ from noisy_kd.errors import InputError
 from noisy_kd.report import sweeps
 from noisy_kd.training.stages import run
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FILES = [*PAGES, *sorted((ROOT / "sweeps").glob("*.yaml")), ROOT / "conf" / "config.yaml"]
 PLACES = ("data.root", "store", "teacher.checkpoint", "hydra")  # of a user's own
 FORMS = ("GROUP", "KEY", "VERB", "SWEEP", "...")  # of a command's form, no command

@@ -47,7 +47,7 @@ def test_every_form_is_the_same_student(form, with_preprocessing, finished, tmp_
     prepared = load_preprocessing(finished)(pixels)
     x = pixels if with_preprocessing else prepared
     with torch.no_grad():
-        model, _ = formats.load(file)
+        model, _ = formats.load(file, ["torch.export"])
         assert torch.allclose(model(x), load_student(finished)(prepared), atol=1e-4)
     card = (tmp_path / f"{file.name}.md").read_text()
     for fact in (
@@ -72,12 +72,14 @@ def test_an_exported_student_is_a_teacher(with_preprocessing, finished, tmp_path
 def test_a_custom_preprocessing_is_loaded_and_exported(short, tmp_path):
     own = ("data._target_=own_data.Standardised", "data.name=standardised")
     (result,) = run([short(*own)], [tmp_path])
-    data = load_data(tmp_path)
-    prepared = load_preprocessing(tmp_path)(data.images.pixels[data.train_rows])
+    allow = ["own_data"]
+    data = load_data(tmp_path, allow)
+    prepared = load_preprocessing(tmp_path, allow)(data.images.pixels[data.train_rows])
     assert abs(prepared.mean()) < 1e-4 and abs(prepared.std() - 1) < 1e-4
-    facts = export(tmp_path, "onnx", with_preprocessing=True)
-    assert facts["exported"]["errors"] == result["test_errors"]
-    with pytest.raises(InputError, match=r"code of its own, own_data\.Standardise"):
+    for form in ("onnx", "safetensors"):
+        facts = export(tmp_path, form, with_preprocessing=True, allow=allow)
+        assert facts["exported"]["errors"] == result["test_errors"]
+    with pytest.raises(InputError, match=r"name own_data\.Standardise, .*--allow own_data"):
         export(tmp_path, "safetensors", with_preprocessing=True)
 
 
@@ -107,8 +109,8 @@ def test_int8_comes_with_its_error(kind, finished, tmp_path):
 
 
 def test_the_check_sees_a_difference(finished, tmp_path, monkeypatch):
-    def shifted(file):
-        model, about = formats.load(file)
+    def shifted(file, allow):
+        model, about = formats.load(file, allow)
         return (lambda x: model(x) + 0.5), about
 
     monkeypatch.setattr(exporting, "load", shifted)
@@ -147,7 +149,7 @@ def test_files_are_classified_by_a_run_and_by_an_exported_file(finished, images,
         export(finished, form, True, output=file)
     guess = load_student(finished)(load_preprocessing(finished)(pixels)).argmax(dim=1).tolist()
     for model in (finished, *exported):
-        done = command("predict", model, *files)
+        done = command("predict", model, *files, "--allow", "torch.export")
         assert done.code == 0, done.stderr
         said = [int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines()]
         assert said == guess
@@ -230,7 +232,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):
     with pytest.raises(InputError, match="--with-preprocessing"):
         load(tmp_path / "bare.onnx")
     with pytest.raises(InputError, match="says nothing of its classes"):
-        load(tmp_path / "some.pt2")
+        load(tmp_path / "some.pt2", ["torch.export"])
     with pytest.raises(InputError, match="there is no"):
         load(tmp_path / "none.onnx")
 
@@ -255,7 +257,7 @@ def test_a_damaged_file_is_one_line(ending, tmp_path):
     file = tmp_path / f"student{ending}"
     file.write_bytes(b"damaged")
     with pytest.raises(InputError, match=f"student{ending} cannot be read"):
-        load(file)
+        load(file, ["torch.export"])
 
 
 def test_a_file_of_another_form_than_its_name_says_is_refused(finished, tmp_path):
@@ -269,3 +271,12 @@ def test_a_run_that_did_not_end_well_is_refused(status, finished, tmp_path):
     write_result(tmp_path / "run", {**read_result(finished), "status": status})
     with pytest.raises(InputError, match=f"did not end well.*{status}"):
         export(tmp_path / "run")
+
+
+def test_the_message_of_a_failed_export_has_no_colours(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("\x1b[96m[torch.onnx] no such operator\x1b[0m\nmore")
+
+    monkeypatch.setattr("torch.onnx.export", fails)
+    with pytest.raises(InputError, match=r"as onnx: \[torch\.onnx\] no such operator$"):
+        formats.write("onnx", torch.nn.ReLU(), torch.zeros(2, 3), tmp_path / "x.onnx", {})

@@ -69,7 +69,7 @@ def test_its_arguments_are_settings(short, tmp_path):
     assert config_hash(config) != config_hash(short(*own(SMALL), "trainer.max_epochs=1"))
     (result,) = run([config], [tmp_path])
     assert result["student"] == f"{SMALL}(width=6)"
-    assert noisy_kd.load_student(tmp_path).conv.out_channels == 6
+    assert noisy_kd.load_student(tmp_path, allow=["own_nets"]).conv.out_channels == 6
 
 
 @pytest.mark.parametrize(
@@ -144,15 +144,15 @@ def test_a_transformers_model_is_a_teacher(short, tmp_path):
 @pytest.mark.parametrize("target", ["own_nets.Pair", "own_nets.Transformers"])
 def test_a_student_that_returns_more_than_logits_is_exported_and_evaluated(target, short, tmp_path):
     (result,) = run([short(*own(target))], [tmp_path])
-    clean = evaluate(tmp_path, ["clean"])["clean"]
+    clean = evaluate(tmp_path, ["clean"], allow=["own_nets"])["clean"]
     assert clean["error"] == pytest.approx(result["test_error"])
     for form in ("onnx", "torch_export"):
-        facts = export(tmp_path, form)
+        facts = export(tmp_path, form, allow=["own_nets"])
         assert facts["exported"]["errors"] == facts["original_errors"]
         assert facts["original_errors"] == round(result["test_error"] * result["test_size"])
     digit = Image.fromarray((load_digits().images[0] * 15).astype(np.uint8))
     digit.save(tmp_path / "0.png")
-    (answer,) = predict(tmp_path, [tmp_path / "0.png"])
+    (answer,) = predict(tmp_path, [tmp_path / "0.png"], allow=["own_nets"])
     assert answer["classes"][0] in result["classes"]
 
 
@@ -188,7 +188,7 @@ def test_a_module_learns_in_a_stack_what_it_learns_alone(path, short, tmp_path):
     (alone,) = run(configs[1:], places[2:])
     together = json.loads((places[1] / "result.json").read_text())
     assert together["test_errors"] == alone["test_errors"]
-    nets = [noisy_kd.load_student(place) for place in places[1:]]
+    nets = [noisy_kd.load_student(place, allow=["own_nets"]) for place in places[1:]]
     for one, other in zip(*(net.state_dict().values() for net in nets), strict=True):
         assert torch.allclose(one.float(), other.float(), atol=1e-5)
     assert alone["student"] == alone["student_layers"] == path
@@ -304,13 +304,13 @@ def test_batch_normalisation_of_one_image_is_refused(settings, size, short):
         prepare([short(*settings, size, "method=supervised")])  # has no teacher
 
 
-def test_a_safetensors_file_that_names_other_code_is_not_loaded(short, tmp_path):
+def test_a_safetensors_file_that_names_other_code_is_loaded_if_allowed(short, tmp_path):
     pytest.importorskip("safetensors")
     run([short(*own(SMALL), "trainer.max_epochs=1")], [tmp_path])
-    with pytest.raises(InputError, match="names code of its own"):
-        export(tmp_path, "safetensors")
-    with pytest.raises(InputError, match="names code of its own"):
+    export(tmp_path, "safetensors", allow=["own_nets"])
+    with pytest.raises(InputError, match=r"name own_nets\.Small, .* add --allow own_nets"):
         formats.load(tmp_path / "student.safetensors")
+    assert formats.load(tmp_path / "student.safetensors", allow=["own_nets"])
 
 
 def test_the_students_seed_decides_the_draws_of_its_own_layers(short, tmp_path):
@@ -321,7 +321,7 @@ def test_the_students_seed_decides_the_draws_of_its_own_layers(short, tmp_path):
         place.mkdir()
         torch.manual_seed(k)
         run([short(*own(RANDOM), f"seed={seed}", "trainer.max_epochs=1")], [place])
-        net = noisy_kd.load_student(place)
+        net = noisy_kd.load_student(place, allow=["own_nets"])
         weights.append(nn.utils.parameters_to_vector(net.parameters()))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -357,7 +357,7 @@ def test_a_teacher_that_changes_its_input_leaves_the_students_images_alone(short
 def test_an_export_that_torch_cannot_trace_is_one_line(short, tmp_path):
     run([short(*own("own_nets.Branch"))], [tmp_path])
     with pytest.raises(InputError, match="cannot be exported as torch_export"):
-        export(tmp_path, "torch_export")
+        export(tmp_path, "torch_export", allow=["own_nets"])
 
 
 def test_a_teacher_that_expects_other_pixels(short, tmp_path, caplog):
@@ -439,3 +439,12 @@ def test_a_function_with_the_name_of_its_module_is_found(name):
     assert type(net).__name__.lower() == name
     with pytest.raises(InputError, match="no class or function"):
         instantiate("torchvision.models", (3, 64, 64), 10)
+
+
+def test_future_warnings_of_a_network_are_not_shown(tmp_path, monkeypatch, recwarn):
+    code = "import warnings\nfrom own_nets import of_ten\n\ndef net():\n"
+    code += "    warnings.warn('will change', FutureWarning)\n    return of_ten()\n"
+    (tmp_path / "warning_net.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert instantiate("warning_net.net", (1, 8, 8), 10)
+    assert not recwarn.list

@@ -348,11 +348,11 @@ def test_a_record_survives_a_line_that_was_cut_off(folder):
 
 @pytest.mark.parametrize("digest", ["c912f2f6eb682d7f", "1234567890123456", "12345e6789012345"])
 def test_a_checkpoint_is_named_by_its_content(digest, tmp_path, monkeypatch):
-    monkeypatch.setattr("noisy_kd.runs.identity.file_digest", lambda _: digest)
+    monkeypatch.setattr("noisy_kd.runs.identity.file_digest", lambda *_: digest)
     run = result(0.1, "data=mnist", "teacher.checkpoint=teacher.pt")
     table = frame.frame([run])
     assert table["teacher.checkpoint"].tolist() == [f"sha256:{digest}"]
-    monkeypatch.setattr("noisy_kd.runs.file_digest", lambda _: digest)
+    monkeypatch.setattr("noisy_kd.runs.file_digest", lambda *_: digest)
     assert len(frame.select(table, frame.filters(["teacher.checkpoint=teacher.pt"]))) == 1
 
 

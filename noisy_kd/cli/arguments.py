@@ -48,6 +48,13 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
             raise InputError(
                 f"{argument}: settings have no dashes, they are KEY=VALUE; see --help."
             )
+        group, _, name = argument.partition("=")  # optional, so Hydra accepts any name
+        if group == "training@teacher" and not known.elsewhere:
+            names = sorted(file.stem for file in (CONF / "training").glob("*.yaml"))
+            if name not in (*names, "null"):
+                raise InputError(f"{argument}: choose {', '.join(names)} or null.")
+        if argument.startswith("--e"):  # also what argparse completes
+            raise InputError(f"{argument}: it reads a pickle; type the settings instead.")
     acts = any(argument.split("=")[0] in ACTIONS for argument in arguments)
     multirun = name in sweeps and not acts and "hydra.mode=RUN" not in arguments
     lists = multirun or bool({"-m", "--multirun"} & set(arguments))
@@ -78,6 +85,17 @@ def as_typed(override: str) -> str:
     if key in TEXTS and value.startswith("'"):
         value = value[1:-1].replace("\\'", "'")
     return key + equals + value
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow``, for the verbs that read a finished run or an exported file."""
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a package or module whose code the files may run; repeat it for several",
+    )
 
 
 def compose(overrides: Sequence[str], name: str = "config") -> Config:

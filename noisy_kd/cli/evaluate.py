@@ -7,6 +7,7 @@ computes it anew.
 import argparse
 from pathlib import Path
 
+from noisy_kd.cli.arguments import add_allow
 from noisy_kd.errors import InputError
 from noisy_kd.evaluation import KINDS
 
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--on", default=",".join(KINDS), help=f"of {','.join(KINDS)} (all)")
     parser.add_argument("--limit", type=int, help="only so many test images (the first)")
     parser.add_argument("--again", action="store_true", help="also what is there already")
+    add_allow(parser)
     options = parser.parse_args()
     kinds = options.on.split(",")
     if unknown := set(kinds) - set(KINDS):
@@ -29,7 +31,7 @@ def main() -> None:
     skipped = 0
     for directory in options.runs:
         try:
-            evaluation = evaluate(directory, kinds, options.limit, options.again)
+            evaluation = evaluate(directory, kinds, options.limit, options.again, options.allow)
             print(f"{directory}\n{in_words(evaluation)}")
         except InputError as error:
             skipped += 1

@@ -8,6 +8,7 @@ take uint8 images; else it takes preprocessed ones. Needs the extra `export`.
 import argparse
 from pathlib import Path
 
+from noisy_kd.cli.arguments import add_allow
 from noisy_kd.errors import InputError
 
 
@@ -21,12 +22,18 @@ def main() -> None:
         "--int8", choices=["dynamic", "static"], help="also a quantised ONNX model, with its error"
     )
     parser.add_argument("--output", type=Path, help="file to write (RUN_DIR/student.onnx, ...)")
+    add_allow(parser)
     options = parser.parse_args()
     if options.int8 and options.format != "onnx":
         raise InputError(f"--int8 {options.int8} is made of an ONNX model: take --format onnx.")
     from noisy_kd.deploy.export import export, in_words
 
     facts = export(
-        options.run, options.format, options.with_preprocessing, options.int8, options.output
+        options.run,
+        options.format,
+        options.with_preprocessing,
+        options.int8,
+        options.output,
+        options.allow,
     )
     print(*in_words(facts), sep="\n")

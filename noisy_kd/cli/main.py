@@ -19,6 +19,8 @@ import noisy_kd
 from noisy_kd.cli.errors import run_command
 
 VERBS = ("train", "report", "evaluate", "export", "predict", "store", "describe")
+READERS = ("evaluate", "export", "predict")
+"""Verbs that read somebody else's files; they import from the current folder only if told to."""
 
 
 def main() -> int:
@@ -40,7 +42,8 @@ def main() -> int:
         print(f"noisy-kd: there is no verb {verb}: choose {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     sys.argv[1:] = arguments
-    if os.getcwd() not in sys.path:  # networks and methods of the user's lie in the current folder
+    takes_code = verb not in READERS or any(text.startswith("--al") for text in arguments)
+    if takes_code and os.getcwd() not in sys.path:  # for networks and methods of the user's
         sys.path.append(os.getcwd())
     return run_command(import_module(f"noisy_kd.cli.{verb}").main)
 

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from noisy_kd.cli.arguments import add_allow
 from noisy_kd.errors import InputError, TrainingError
 
 
@@ -19,6 +20,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="print K classes (1)")
     parser.add_argument("--format", choices=["text", "json", "csv"], default="text")
+    add_allow(parser)
     options = parser.parse_args()
     if options.top < 1:
         raise InputError(f"--top {options.top} must be at least 1.")
@@ -28,7 +30,7 @@ def main() -> None:
 
     from noisy_kd.deploy.predict import predict
 
-    answers = list(predict(options.model, options.images, options.top))
+    answers = list(predict(options.model, options.images, options.top, options.allow))
     table = pd.DataFrame(answers).explode(["classes", "probabilities"])
     if options.format == "json":
         print(json.dumps(answers, indent=1, ensure_ascii=False))
@@ -38,7 +40,8 @@ def main() -> None:
         print(table.to_csv(index=False, header=heads, lineterminator="\n"), end="")
     else:
         for file, name, probability, _ in table.dropna().itertuples(index=False):
-            print(f"{file}: {name} ({probability:.1%})")
+            printable = "".join(c if c.isprintable() else "?" for c in name)
+            print(f"{file}: {printable} ({probability:.1%})")
     errors = [answer["error"] for answer in answers if answer["error"]]
     if errors:
         print(*errors, sep="\n", file=sys.stderr)

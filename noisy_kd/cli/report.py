@@ -43,6 +43,8 @@ def main() -> None:
             results = frame.read(options.results, recorded)
             new = tables.report(sweep, results, chosen, len(recorded) - len(results))
         shown += new
+        if options.plot is not None and not results:
+            raise InputError(f"--plot {options.plot}: there are no runs of {name} to draw.")
         if options.plot is not None:
             from noisy_kd.report import plots
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,7 +43,8 @@ def write(file: Path, content: bytes | str | Callable[[BinaryIO], object]) -> No
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     with writing(file):
         try:
-            with temporary.open("w+b") as out:
+            temporary.unlink(missing_ok=True)  # a link is replaced, not followed
+            with temporary.open("x+b") as out:
                 if callable(content):
                     content(out)
                 else:
@@ -133,15 +135,20 @@ def read_tensors(file: Path, mmap: bool = False) -> Any:
         content.seek(0)
         source, size = (file if mmap else content), file.stat().st_size / 1e9
         try:
-            return torch.load(source, weights_only=True, map_location="cpu", mmap=mmap)
+            with warnings.catch_warnings(action="ignore"):  # of archives that are refused
+                return torch.load(source, weights_only=True, map_location="cpu", mmap=mmap)
         except Exception as error:  # of many kinds: of a file without a checksum, or of memory
-            why = " ".join(str(error).split())[:80]
             if not mmap:
-                raise DamagedError(f"{file} is damaged ({why}).") from error
+                raise DamagedError(f"{file} is damaged ({why(error)}).") from error
             raise InputError(
                 f"{file}: {size:.1f} GB cannot be mapped: raise the limit of this process "
                 "(ulimit -v)."
             ) from error
+
+
+def why(error: Exception) -> str:
+    """Return an error's text in a few words."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:80]
 
 
 def _is_whole(content: BinaryIO) -> bool:

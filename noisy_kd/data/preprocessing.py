@@ -3,13 +3,14 @@
 Shapes: B images, C channels, H x W pixels.
 """
 
-import pkgutil
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noisy_kd.errors import InputError
+from noisy_kd.model.targets import check_allowed, locate
 
 WINDOW = 9  # pixels a side (Jarrett et al. 2009)
 WINDOW_STD = 2.0  # pixels; the papers do not give it
@@ -78,15 +79,19 @@ def kind_of(preprocessing: nn.Module) -> str:
     return f"{made_by.__module__}.{made_by.__qualname__}"
 
 
-def restored(kind: str, state: dict[str, Tensor]) -> nn.Module:
+def restored(kind: str, state: dict[str, Tensor], allow: Sequence[str] | None = None) -> nn.Module:
     """Return the preprocessing that a file names, with its buffers as the constructor's arguments.
+
+    ``allow`` as in :func:`noisy_kd.model.targets.check_allowed`; None for the user's own class.
 
     Raises:
         InputError: if its class cannot be imported, or does not take them.
     """
+    target = kind if "." in kind else f"{__name__}.{kind}"
+    if allow is not None:
+        check_allowed(target, nn.Module, allow)
     try:
-        make = pkgutil.resolve_name(kind if "." in kind else f"{__name__}.{kind}")
-        preprocessing: nn.Module = make(**state)
+        preprocessing: nn.Module = locate(target)(**state)
     except Exception as error:  # whatever a user's own code raises
         raise InputError(
             f"the preprocessing {kind} cannot be made from its buffers "

@@ -2,6 +2,7 @@
 
 import statistics
 import timeit
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from noisy_kd.data.files import read_json, write_json
 from noisy_kd.data.files import write as write_file
 from noisy_kd.data.preprocessing import kind_of
 from noisy_kd.deploy.card import model_card
-from noisy_kd.deploy.formats import ENDINGS, Model, load, quantise, write
+from noisy_kd.deploy.formats import ENDINGS, TORCH_EXPORT, Model, load, quantise, write
 from noisy_kd.errors import InputError
 from noisy_kd.training.finished import load_data, untrained_teacher
 
@@ -32,6 +33,7 @@ def export(
     with_preprocessing: bool = False,
     int8: str | None = None,
     output: Path | None = None,
+    allow: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write a run's student in another form, check it, measure it, describe it.
 
@@ -41,6 +43,7 @@ def export(
         with_preprocessing: whether it takes uint8 images.
         int8: ``dynamic`` or ``static`` for a quantised model as well.
         output: the file; None for one beside the result.
+        allow: as in :func:`noisy_kd.load_student`.
 
     Returns:
         What was measured; it is in the model card too.
@@ -49,7 +52,9 @@ def export(
         InputError: without a finished student or its data, without the packages of the extra, or
             if the file cannot be written.
     """
-    net, preprocessing = runs.load_student(directory), runs.load_preprocessing(directory)
+    net, preprocessing = (
+        read(directory, allow) for read in (runs.load_student, runs.load_preprocessing)
+    )
     result = runs.read_result(directory) or {}
     kind = kind_of(preprocessing)
     description = (type(preprocessing).__doc__ or "").partition("\n")[0]
@@ -63,7 +68,7 @@ def export(
     files = {"exported": output or directory / f"student{ENDINGS[form]}"}
     if files["exported"].suffix != ENDINGS[form]:
         raise InputError(f"--output {output}: a file of {form} ends in {ENDINGS[form]}.")
-    data = load_data(directory)
+    data = load_data(directory, allow)
     write(form, model, prepare(data.test_images.pixels[:2]), files["exported"], about)
     if int8 is not None:
         files["int8"] = files["exported"].with_name(f"{files['exported'].stem}-int8.onnx")
@@ -74,10 +79,10 @@ def export(
     expected = _logits(net, preprocessing, pixels)
     facts["original_errors"] = int((expected.argmax(1) != labels).sum())
     models: dict[str, tuple[Model, Model]] = {"student, torch": (model, prepare)}
-    if (teacher := untrained_teacher(directory, data)) is not None:
+    if (teacher := untrained_teacher(directory, data, allow)) is not None:
         models["teacher, torch"] = (teacher, data.preprocessing)
     for name, file in files.items():
-        loaded, _ = load(file)
+        loaded, _ = load(file, [*allow, TORCH_EXPORT])  # it was written just now
         logits = _logits(loaded, prepare, pixels)
         facts[name] = {
             "file": str(file),

@@ -3,7 +3,8 @@
 import io
 import json
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,24 @@ from noisy_kd.model.network import from_settings
 
 Model = Callable[[Tensor], Tensor]
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
+TORCH_EXPORT = "torch.export"
 
 
-def load(file: Path) -> tuple[Model, dict[str, Any]]:
+def load(file: Path, allow: Sequence[str] = ()) -> tuple[Model, dict[str, Any]]:
     """Return the model in a file, and what the export has written of it.
 
+    ``allow`` as in :func:`noisy_kd.load_student`; with ``torch.export`` a .pt2 file, which may hold
+    any code, is read, too.
+
     Raises:
-        InputError: if the file is no such file or damaged, or its package is missing.
+        InputError: if the file is no such file or damaged, its package is missing, or it needs code
+            that is not allowed.
     """
     readers = {".onnx": _load_onnx, ".pt2": _load_torch_export, ".safetensors": _load_safetensors}
     if file.suffix not in readers:
         raise InputError(f"{file} ends in none of {', '.join(readers)}.")
     try:
-        return readers[file.suffix](file)
+        return readers[file.suffix](file, allow)
     except InputError:
         raise
     except Exception as error:  # each library raises its own for a damaged file
@@ -44,7 +50,7 @@ def _about(file: Path, text: str | None) -> dict[str, Any]:
     return about
 
 
-def _load_onnx(file: Path) -> tuple[Model, dict[str, Any]]:
+def _load_onnx(file: Path, _: Sequence[str]) -> tuple[Model, dict[str, Any]]:
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -55,26 +61,32 @@ def _load_onnx(file: Path) -> tuple[Model, dict[str, Any]]:
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), about
 
 
-def _load_torch_export(file: Path) -> tuple[Model, dict[str, Any]]:
+def _load_torch_export(file: Path, allow: Sequence[str]) -> tuple[Model, dict[str, Any]]:
+    if TORCH_EXPORT not in allow:  # torch.export.load unpickles and runs what the file holds
+        raise InputError(
+            f"{file} may run any code: if you trust it, add --allow {TORCH_EXPORT}. Files of the "
+            "forms onnx and safetensors run none."
+        )
     extra = {"noisy_kd": ""}
-    model = torch.export.load(file, extra_files=extra).module()
+    logging.disable(logging.WARNING)  # a traceback of a damaged file
+    try:
+        model = torch.export.load(file, extra_files=extra).module()
+    finally:
+        logging.disable(logging.NOTSET)
     return model, _about(file, extra["noisy_kd"])
 
 
-def _load_safetensors(file: Path) -> tuple[Model, dict[str, Any]]:
+def _load_safetensors(file: Path, allow: Sequence[str]) -> tuple[Model, dict[str, Any]]:
     """Build the network that the file's metadata describes, and load its weights."""
     with _package("safetensors").safe_open(file, "pt") as content:
         about = _about(file, (content.metadata() or {}).get("noisy_kd"))
         weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     preprocessing, student = about["preprocessing"], about["student"]
-    for code in (preprocessing, student.get("_target_", "")):
-        if "." in code and not code.startswith("torchvision.models."):
-            raise InputError(f"{file} names code of its own, {code}: take the ONNX form.")
     shape, classes = tuple(about["input_shape"]), len(about["classes"])
-    net: nn.Module = from_settings(student, about["layers"], shape, classes)
+    net: nn.Module = from_settings(student, about["layers"], shape, classes, allow)
     if preprocessing:
         buffers = {name[2:]: value for name, value in weights.items() if name.startswith("0.")}
-        net = nn.Sequential(restored(preprocessing, buffers), net)
+        net = nn.Sequential(restored(preprocessing, buffers, allow), net)
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False), about
 
@@ -89,6 +101,8 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
     text, batch = json.dumps(about), {0: torch.export.Dim("batch", min=1)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_symlink():  # of somebody else's folder: it may lead anywhere
+            file.unlink()
         if form == "safetensors":
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             files.write(file, _package("safetensors.torch").save(tensors, {"noisy_kd": text}))
@@ -117,7 +131,8 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
         why = f"{file} cannot be written ({error.strerror})"
         raise InputError(f"{why}: choose another --output.") from error
     except Exception as error:  # torch.export's, of a network that it cannot trace
-        why = next(iter(str(error).splitlines()), type(error).__name__)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
+        why = next(iter(text.splitlines()), type(error).__name__)
         raise InputError(f"the student cannot be exported as {form}: {why}") from error
 
 

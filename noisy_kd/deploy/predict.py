@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from noisy_kd import runs
 from noisy_kd.data.decode import Pixels, decode, inspect
@@ -16,7 +17,9 @@ Answer = dict[str, Any]
 """``file``; ``classes`` and their ``probabilities``, the most probable first; ``error``, or ""."""
 
 
-def predict(model: Path, files: Sequence[Path], top: int = 1) -> Iterator[Answer]:
+def predict(
+    model: Path, files: Sequence[Path], top: int = 1, allow: Sequence[str] = ()
+) -> Iterator[Answer]:
     """Yield the most probable classes of each image file, or why it cannot be read.
 
     The images are decoded as the training's were.
@@ -25,11 +28,12 @@ def predict(model: Path, files: Sequence[Path], top: int = 1) -> Iterator[Answer
         model: a run's directory, or an exported file.
         files: the images.
         top: how many classes.
+        allow: as in :func:`noisy_kd.load_student` and :func:`noisy_kd.deploy.formats.load`.
 
     Raises:
         InputError: if there is no such model, or its file takes preprocessed images only.
     """
-    run, about = load(model)
+    run, about = load(model, allow)
     channels, height, width = about["input_shape"]
     pixels = Pixels((height, width), channels, about.get("bits"))
     for file in files:
@@ -45,24 +49,42 @@ def predict(model: Path, files: Sequence[Path], top: int = 1) -> Iterator[Answer
         if remarks:
             print(f"{file}: {', '.join(remarks)}", file=sys.stderr)
         x = torch.from_numpy(image.transpose(2, 0, 1)[None].copy())
-        best = run(x).detach().softmax(dim=1).topk(min(top, len(about["classes"])))
-        names = [about["classes"][k] for k in best.indices[0].tolist()]
+        classes = about["classes"]
+        try:
+            logits = run(x).detach().view(1, len(classes))
+        except Exception as error:  # a model that is not what its file says
+            why = " ".join(str(error).split())[:120]
+            raise InputError(f"{model} does not give {len(classes)} logits: {why}.") from error
+        best = logits.softmax(dim=1).topk(min(top, len(classes)))
+        names = [classes[k] for k in best.indices[0].tolist()]
         yield {**answer, "classes": names, "probabilities": best.values[0].tolist()}
 
 
-def load(model: Path) -> tuple[formats.Model, dict[str, Any]]:
+def load(model: Path, allow: Sequence[str] = ()) -> tuple[formats.Model, dict[str, Any]]:
     """Return a function from uint8 images to logits, and what is known of the model.
 
     Raises:
         InputError: if there is no such model, or its file takes preprocessed images only.
     """
     if model.is_dir():
-        result = runs.read_result(model) or {}
-        net, preprocessing = runs.load_student(model), runs.load_preprocessing(model)
-        return lambda x: net(preprocessing(x)), result
+        about = runs.read_result(model) or {}
+        net = nn.Sequential(runs.load_preprocessing(model, allow), runs.load_student(model, allow))
+        return net.eval(), _checked(model, about)
     if not model.exists():
         raise InputError(f"there is no {model}: name a run's directory or an exported file.")
-    run, about = formats.load(model)
-    if not about["preprocessing"]:
+    run, about = formats.load(model, allow)
+    if not _checked(model, about).get("preprocessing"):
         raise InputError(f"{model} takes preprocessed images: export it --with-preprocessing.")
     return run, about
+
+
+def _checked(model: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a model that does not say what images it takes, and what classes it has."""
+    shape, classes, bits = map(about.get, ("input_shape", "classes", "bits"))
+    sizes = [*shape, bits or 8] if isinstance(shape, list) and len(shape) == 3 else [0]
+    names = classes if isinstance(classes, list) and classes else [None]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise InputError(f"{model} says nothing of its images: input_shape={shape}, bits={bits}.")
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"{model} says nothing of its classes: classes={classes}.")
+    return about

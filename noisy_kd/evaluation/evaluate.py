@@ -3,6 +3,7 @@
 Its numbers and curves are written for TensorBoard, too.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ ACCURACIES = ("noise", "corruptions", "fgsm", "pgd")  # those that are accuracie
 
 
 def evaluate(
-    directory: Path, kinds: list[str], limit: int | None = None, again: bool = False
+    directory: Path,
+    kinds: list[str],
+    limit: int | None = None,
+    again: bool = False,
+    allow: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate the student of a finished run and write ``evaluation.json``.
 
@@ -31,6 +36,7 @@ def evaluate(
         kinds: of :data:`noisy_kd.evaluation.KINDS`.
         limit: only the first so many test images; the file is then ``evaluation-LIMIT.json``.
         again: compute also what the file holds already.
+        allow: as in :func:`noisy_kd.load_student`.
 
     Returns:
         What the file then holds.
@@ -38,7 +44,7 @@ def evaluate(
     Raises:
         InputError: if the directory holds no finished student.
     """
-    net = runs.load_student(directory)
+    net = runs.load_student(directory, allow)
     file = directory / ("evaluation.json" if limit is None else f"evaluation-{limit}.json")
     student = runs.file_digest(str(directory / "student.pt"))
     evaluated = runs.read_json(file) or {}
@@ -48,7 +54,7 @@ def evaluate(
     result = runs.read_result(directory) or {}
     if not todo and result.get("dataset") != "folder":  # whose images may have changed
         return evaluated
-    data = load_data(directory)
+    data = load_data(directory, allow)
     if not todo:
         return evaluated
     images, labels = data.test_images.pixels[:limit], data.test_images.labels[:limit]

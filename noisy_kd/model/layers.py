@@ -1,5 +1,6 @@
 """Dropout with a generator of its own, other pixels for a teacher, BatchNorm as an aid."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,10 @@ def teacher_channels(
             raise InputError(
                 f"teacher.input.{key}={list(values)} has {len(values)} values: give 1 or {wanted}, "
                 "one for each channel."
+            )
+        if not all(map(math.isfinite, values or ())):
+            raise InputError(
+                f"teacher.input.{key}={list(values or ())}: all values must be finite."
             )
     if min(std or [1]) <= 0:
         raise InputError(f"teacher.input.std={list(std or ())}: all values must be above 0.")

@@ -9,10 +9,10 @@ import copy
 import difflib
 import inspect
 import math
-import pkgutil
+import warnings
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from types import MappingProxyType, ModuleType
+from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation as nt
 from noisy_kd.model.layers import Dropout, seeded
+from noisy_kd.model.targets import check_allowed, locate, weights_only
 
 OWN_LAYERS = (
     *(nn.Sequential, nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, nn.ReLU),
@@ -113,20 +114,14 @@ def instantiate(
 
 
 def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) -> nn.Module:
+    make = locate(target)
     try:
-        make = pkgutil.resolve_name(target)
-        if isinstance(make, ModuleType):  # torchvision.models.alexnet is a function, too
-            package, _, name = target.rpartition(".")
-            make = getattr(import_module(package or target), name, make)
         names = inspect.signature(make).parameters
-    except (ImportError, AttributeError) as error:
-        why = f"cannot be imported ({error}): name a class or function."
-        raise InputError(f"{target} {why}") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{target} is no class or function that makes a network.") from error
     takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())
     default = {"num_classes": classes} if takes_any or "num_classes" in names else {}
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings(action="ignore", category=FutureWarning):
         try:
             net = make(**(default | dict(arguments)))
         except (TypeError, ValueError) as error:
@@ -160,16 +155,23 @@ def logits_of(output: Any) -> Tensor:
 
 
 def from_settings(
-    settings: Mapping[str, Any], layers: str, input_shape: tuple[int, int, int], classes: int
+    settings: Mapping[str, Any],
+    layers: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    allow: Sequence[str] = (),
 ) -> nn.Module:
-    """Return the network of a finished run.
+    """Return the network of a finished run, which may be somebody else's.
 
-    ``settings`` are the student's of ``result.json``, ``layers`` its notation, if it has one.
+    ``settings`` are the student's of ``result.json``, ``layers`` its notation, if it has one;
+    ``allow`` as in :func:`noisy_kd.model.targets.check_allowed`.
     """
     if "_target_" not in settings:
         return network(layers, input_shape, classes)
+    check_allowed(settings["_target_"], nn.Module, allow)
     own = {key: value for key, value in settings.items() if key not in ("_target_", "dropout")}
-    return instantiate(settings["_target_"], input_shape, classes, arguments=own)
+    with nullcontext() if allow else weights_only():
+        return instantiate(settings["_target_"], input_shape, classes, arguments=own)
 
 
 def draws_globally(net: nn.Module) -> bool:

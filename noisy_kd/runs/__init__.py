@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,13 +102,19 @@ def remove_if_untouched(directory: Path) -> None:
             shutil.rmtree(directory)
 
 
-def load_student(directory: str | Path) -> nn.Module:
+def load_student(directory: str | Path, allow: Sequence[str] = ()) -> nn.Module:
     """Return the finished student of a run, in eval mode, on the CPU.
 
     Its input is preprocessed images.
 
+    Args:
+        directory: of the run, which may be somebody else's: its files run no code.
+        allow: packages or modules whose classes and functions its files may name, beside those of
+            noisy_kd, torch, torchvision, timm and lightning: ``["my_nets"]``.
+
     Raises:
-        InputError: if the directory holds no finished student, or its training did not end well.
+        InputError: if the directory holds no finished student, its training did not end well, or
+            its files name code that is not allowed.
     """
     from noisy_kd.model import network
 
@@ -118,41 +124,64 @@ def load_student(directory: str | Path) -> nn.Module:
         raise InputError(f"{directory}: its training did not end well ({result['status']}).")
     if result is None or not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
-    shape, classes = tuple(result["input_shape"]), len(result["classes"])
-    student = result["settings"]["student"]
-    net = network.from_settings(student, result["student_layers"], shape, classes)
-    net.load_state_dict(_tensors(file))
+    weights = read_tensors(file)
+    try:
+        shape, classes = tuple(result["input_shape"]), len(result["classes"])
+        student = result["settings"]["student"]
+        net = network.from_settings(student, result["student_layers"], shape, classes, allow)
+        net.load_state_dict(weights)
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from error
+    except Exception as error:  # whatever follows from fields that are missing or wrong
+        raise InputError(
+            f"{directory}: result.json and student.pt do not fit ({files.why(error)}): force=true "
+            "makes the run again."
+        ) from error
     return net.eval()
 
 
-def load_preprocessing(directory: str | Path) -> nn.Module:
+def load_preprocessing(directory: str | Path, allow: Sequence[str] = ()) -> nn.Module:
     """Return the module from uint8 images [B, C, H, W] to the input of a run's student.
 
+    The arguments are those of :func:`load_student`.
+
     Raises:
-        InputError: if the directory does not hold it, or it is of code that cannot be imported.
+        InputError: if the directory does not hold it, or it is of code that cannot be imported or
+            is not allowed.
     """
     from noisy_kd.data import preprocessing
 
     file = Path(directory) / "preprocessing.pt"
     if not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
-    content = _tensors(file)
-    return preprocessing.restored(content["kind"], content["state"])
+    content = read_tensors(file)
+    fields = content if isinstance(content, dict) else {}
+    kind, state = fields.get("kind"), fields.get("state")
+    if not isinstance(kind, str) or not isinstance(state, dict):
+        raise InputError(f"{file} names no preprocessing: force=true makes the run again.")
+    try:
+        return preprocessing.restored(kind, state, allow)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
-def file_digest(path: str) -> str:
-    """Return a fingerprint of a file's content."""
+def file_digest(path: str, key: str = "") -> str:
+    """Return a fingerprint of a file's content; messages begin with the key of its path."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): name a file.") from error
+        where = f"{key}{'=' * bool(key)}{path}"
+        raise InputError(f"{where} cannot be read ({error.strerror}): name a file.") from error
 
 
-def _tensors(file: Path) -> dict[str, Any]:
-    """Return what a file of a finished run holds."""
+def read_tensors(file: Path) -> Any:
+    """Return what a file of a finished run holds: tensors and plain values.
+
+    Raises:
+        DamagedError: if it holds anything else, or is damaged.
+    """
     try:
-        content: dict[str, Any] = files.read_tensors(file)
+        return files.read_tensors(file)
     except DamagedError as error:
         raise DamagedError(f"{error} force=true makes the run again.") from error
-    return content

@@ -134,7 +134,7 @@ def _teacher(config: Config) -> dict[str, Any]:
     teacher = config.teacher
     own: dict[str, Any] = {} if teacher.input == Input() else {"input": vars(teacher.input)}
     if teacher.checkpoint is not None:
-        own["checkpoint"] = file_digest(teacher.checkpoint)
+        own["checkpoint"] = file_digest(teacher.checkpoint, "teacher.checkpoint")
         own |= {} if teacher.checkpoint_key is None else {"checkpoint_key": teacher.checkpoint_key}
         return own | networks[0]
     return training_settings(teacher) | {"checkpoint": None} | own | networks[0]

@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import logging
-import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,13 +21,14 @@ from noisy_kd.config import Config, Input, Network, Optimizer, Teacher, named_ne
 from noisy_kd.data import preprocessing
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.views import Views
-from noisy_kd.errors import InputError
+from noisy_kd.errors import InputError, shown
 from noisy_kd.method import Method
 from noisy_kd.model import network as networks
 from noisy_kd.model import notation
 from noisy_kd.model.device import choose_device
 from noisy_kd.model.layers import TeacherInput, teacher_channels
 from noisy_kd.model.network import instantiate
+from noisy_kd.model.targets import locate
 from noisy_kd.runs.identity import resolved_precision
 from noisy_kd.training import numerics as numerics_of
 from noisy_kd.training.callbacks import BestEpoch
@@ -55,31 +55,26 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def locate(target: str) -> Any:
-    """Return the class or function at an import path.
-
-    Raises:
-        InputError: if there is none.
-    """
-    try:
-        return pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{target} cannot be imported: {error}.") from error
-
-
 def data_module(config: Config) -> ImageDataModule:
     """Return the images: downloaded, read and split.
 
     Raises:
         InputError: if the files are missing or damaged, or too few for the split.
     """
-    make, given = locate(config.data._target_), config.data.arguments
+    make, given = locate(config.data._target_, "data._target_"), config.data.arguments
     check_arguments("data", make, given, ImageDataModule)
     settings = vars(config.data) | {"root": config.data.root or ""} | given
     settings["views"] = views(config, config.data.augment, config.data.views)
     settings |= {"store": config.store} if "store" in inspect.signature(make).parameters else {}
     del settings["_target_"], settings["name"], settings["arguments"], settings["augment"]
-    module: ImageDataModule = make(**settings)
+    try:
+        module = make(**settings)
+    except TypeError as error:
+        raise InputError(
+            f"data._target_={config.data._target_} cannot be made: {error}."
+        ) from error
+    if not isinstance(module, ImageDataModule):
+        raise InputError(f"data._target_={config.data._target_} makes no ImageDataModule.")
     module.prepare_data()
     module.setup()
     return module
@@ -89,9 +84,14 @@ def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any =
     """Refuse arguments that a class has neither itself nor in ``also``, which it passes them to.
 
     Raises:
-        InputError: naming the first, after its place in the configuration.
+        InputError: naming the first, after its place in the configuration; or if it is no class.
     """
-    names = dict(inspect.signature(make).parameters)
+    try:
+        names = dict(inspect.signature(make).parameters)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{place}._target_: {make!r} is no class or function with arguments."
+        ) from error
     names |= {} if also is None else inspect.signature(also).parameters
     for key in given:
         if key not in names:
@@ -108,15 +108,17 @@ def method(config: Config) -> Method:
     Raises:
         InputError: if it does not take one of its keys, or not this value.
     """
-    make, given = locate(config.method["_target_"]), arguments(config.method)
+    make, given = locate(config.method["_target_"], "method._target_"), arguments(config.method)
     check_arguments("method", make, given)
     try:
-        composed: Method = make(**given)
+        composed = make(**given)
     except ValueError as error:  # it begins with the argument's name and value
         raise InputError(f"method.{error}") from error
     except TypeError as error:
         values = ", ".join(f"{key}={value}" for key, value in given.items())
         raise InputError(f"method={config.method_name} with {values}: {error}") from error
+    if not isinstance(composed, Method):
+        raise InputError(f"method._target_={config.method['_target_']} makes no noisy_kd.Method.")
     if composed.hint is not None and composed.hint.epochs >= config.trainer.max_epochs:
         raise InputError(
             f"method.hint_epochs={composed.hint.epochs} leaves nothing of trainer.max_epochs="
@@ -205,8 +207,6 @@ def teacher_optimizer(teacher: Teacher) -> Optimizer:
     """Return the settings of the optimiser that trains the teacher."""
     arguments = {key: value for key, value in teacher.optimizer.items() if key != "_target_"}
     target = teacher.optimizer["_target_"]
-    if not isinstance(target, str):
-        raise InputError(f"teacher.optimizer._target_={target} must name the optimiser's class.")
     for key in arguments.keys() & {"lr", "weight_decay"}:
         raise InputError(f"teacher.optimizer.{key}={arguments[key]}: use teacher.{key} instead.")
     return Optimizer(target, teacher.lr, teacher.weight_decay, arguments=arguments)
@@ -248,7 +248,9 @@ def trainer(
     try:
         return locate(target)(**settings, deterministic=config.deterministic)  # type: ignore[no-any-return]
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        texts = [f"{key}={value}" for key, value in given.items()]
+        why = " ".join(str(error).split())
+        raise InputError(f"trainer{' with ' * bool(texts)}{', '.join(texts)}: {why}") from error
 
 
 def clipping(config: Config) -> dict[str, Any]:
@@ -298,8 +300,14 @@ def views(config: Config, augment: str, count: int | None) -> Views:
         InputError: if it does not take one of its keys, or not this value.
     """
     given = {k: v for k, v in config.augment.get(augment, {}).items() if k != "views"}
+    for key, instead in (("seed", "data.seed"), ("count", "data.views")):
+        if key in given:
+            raise InputError(f"augment.{augment}.{key}={shown(given[key])}: use {instead} instead.")
     check_arguments(f"augment.{augment}", Views, given)
-    return Views(count, config.data.seed, **given)
+    try:
+        return Views(count, config.data.seed, **given)
+    except InputError as error:
+        raise InputError(f"augment.{augment}: {error}") from error
 
 
 def teacher_views(config: Config) -> Views:

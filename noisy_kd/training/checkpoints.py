@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,19 +163,34 @@ class _Empty:
     append = extend = add = update = __call__
 
 
+class _Function:
+    """A function that a pickle may call, but not change: its BUILD would set attributes."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
 ALLOWED = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Function(torch._utils._rebuild_parameter),
 }
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """An unpickler that calls nothing but what tensors are made by."""
+    """An unpickler that calls nothing but what tensors are made by.
+
+    Types of storages are none of its classes: torch's own subclass of it makes them.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in ("torch", "torch.storage") and name.endswith("Storage"):
-            return getattr(torch, name, torch.UntypedStorage)
         return ALLOWED.get((module, name), _Empty)
 
 

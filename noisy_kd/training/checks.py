@@ -4,7 +4,8 @@ import importlib.util
 import math
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -15,6 +16,7 @@ from noisy_kd.method import Method
 from noisy_kd.model import complexity
 from noisy_kd.model.layers import has_batch_norm
 from noisy_kd.model.network import with_active_dropout
+from noisy_kd.model.targets import locate
 from noisy_kd.training import build
 from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.numerics import Numerics
@@ -41,11 +43,14 @@ def check_settings(config: Config) -> None:
     build.views(config, config.data.augment, config.data.views)
     build.teacher_views(config)
     _check_trainer(config)
-    for group in ("callbacks", "logger"):
+    for group, kind in (("callbacks", Callback), ("logger", Logger)):
         for name, node in getattr(config, group).items():
             if not node:
                 continue
-            make = build.locate(node["_target_"])
+            make = locate(node["_target_"], f"{group}.{name}._target_")
+            if not isinstance(make, type) or not issubclass(make, kind):
+                target = f"{group}.{name}._target_={node['_target_']}"
+                raise InputError(f"{target} must be a subclass of {kind.__name__}.")
             if issubclass(make, WandbLogger):
                 if importlib.util.find_spec("wandb") is None:
                     raise InputError("logger=wandb needs a package: pip install wandb.")
@@ -55,20 +60,25 @@ def check_settings(config: Config) -> None:
 
 
 def _check_optimizer(place: str, settings: Optimizer) -> None:
-    build.check_arguments(place, build.locate(settings._target_), settings.arguments)
+    build.check_arguments(place, locate(settings._target_, f"{place}._target_"), settings.arguments)
     try:
         make = build.optimizer(settings, Numerics(torch.device("cpu"), "32", fast=False))
         make([nn.Parameter(torch.zeros(1))])
     except Exception as error:  # the optimiser's own
+        given = [f"{key}={value}" for key, value in settings.arguments.items()]
+        what = " with ".join([f"{place}._target_={settings._target_} cannot be used", *given])
         raise InputError(
-            f"{place}._target_={settings._target_} cannot be used: it has to take lr and "
-            f"weight_decay ({' '.join(str(error).split())})."
+            f"{what}: it has to take lr and weight_decay ({' '.join(str(error).split())})."
         ) from error
 
 
 def _check_trainer(config: Config) -> None:
     given = config.trainer.arguments
-    build.check_arguments("trainer", build.locate(config.trainer._target_), given)
+    make = locate(config.trainer._target_, "trainer._target_")
+    if not isinstance(make, type) or not issubclass(make, Trainer):
+        target = f"trainer._target_={config.trainer._target_}"
+        raise InputError(f"{target} must be a subclass of lightning.Trainer.")
+    build.check_arguments("trainer", make, given)
     for key, value in given.items():
         if key in (*build.OWN_ARGUMENTS, "callbacks", "deterministic"):
             raise InputError(f"trainer.{key}={value}: a run sets it itself; leave it out.")
