@@ -48,10 +48,10 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
             raise InputError(
                 f"{argument}: settings have no dashes, they are KEY=VALUE; see --help."
             )
-        group, _, name = argument.partition("=")  # optional, so Hydra accepts any name
+        group, _, recipe = argument.partition("=")  # optional, so Hydra accepts any name
         if group == "training@teacher" and not known.elsewhere:
             names = sorted(file.stem for file in (CONF / "training").glob("*.yaml"))
-            if name not in (*names, "null"):
+            if recipe not in (*names, "null"):
                 raise InputError(f"{argument}: choose {', '.join(names)} or null.")
         if argument.startswith("--e"):  # also what argparse completes
             raise InputError(f"{argument}: it reads a pickle; type the settings instead.")

@@ -137,8 +137,8 @@ def read_tensors(file: Path, mmap: bool = False) -> Any:
         try:
             with warnings.catch_warnings(action="ignore"):  # of archives that are refused
                 return torch.load(source, weights_only=True, map_location="cpu", mmap=mmap)
-        except Exception as error:  # of many kinds: of a file without a checksum, or of memory
-            if not mmap:
+        except Exception as error:  # of many kinds
+            if "mmap" not in str(error):
                 raise DamagedError(f"{file} is damaged ({why(error)}).") from error
             raise InputError(
                 f"{file}: {size:.1f} GB cannot be mapped: raise the limit of this process "

@@ -74,7 +74,18 @@ class StackedLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Remember what Hydra hands over."""
+        """Remember what Hydra hands over, and each composition: its sweeper checks all of them."""
+        loader, composed = hydra_context.config_loader, dict[tuple[str, ...], DictConfig]()
+        compose = loader.load_sweep_config
+
+        def once(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            key = tuple(sweep_overrides)
+            if key not in composed:
+                composed[key] = compose(master_config, sweep_overrides)
+                return composed[key]
+            return composed.pop(key)
+
+        loader.load_sweep_config = once  # type: ignore[method-assign]
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(
