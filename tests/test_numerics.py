@@ -230,3 +230,22 @@ def test_a_result_names_the_processor(monkeypatch, text, name):
     monkeypatch.setattr(numerics.Path, "read_text", read_text)
     monkeypatch.setattr(numerics.platform, "processor", str)
     assert numerics.device_name(CPU) == name
+
+
+@pytest.mark.parametrize(
+    ("device", "multiplications", "deterministic", "threads"),
+    [
+        ("cpu", 1_300_000, False, 1),  # FC800-FC800 on MNIST
+        ("cpu", 65_700_000, False, 2),
+        ("cpu", 65_700_000, True, 1),
+        ("cuda", 1_300_000, False, 2),
+    ],
+)
+def test_small_networks_and_deterministic_ones_are_computed_on_one_thread(
+    device, multiplications, deterministic, threads, monkeypatch
+):
+    given = []
+    monkeypatch.setattr(numerics, "THREADS", 2)
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    numerics.choose_threads(torch.device(device), multiplications, deterministic)
+    assert given == [threads]

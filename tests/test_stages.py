@@ -384,3 +384,16 @@ def test_a_forced_run_forgets_what_it_made_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     runs.forget(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["my_teacher.pt", "student.onnx"]
+
+
+def test_deterministic_runs_repeat_bit_by_bit(short, tmp_path, monkeypatch):
+    digests = set()
+    for threads, count in ((1, 1), (2, 1), (2, 2)):
+        monkeypatch.setattr("noisy_kd.training.numerics.THREADS", threads)
+        places = [tmp_path / f"{threads}-{count}-{seed}" for seed in range(count)]
+        configs = [short("deterministic=true", f"seed={seed}") for seed in range(count)]
+        run(configs, places)
+        weights = torch.load(places[0] / "student.pt", weights_only=True)
+        digests.add(b"".join(value.numpy().tobytes() for value in weights.values()))
+    torch.use_deterministic_algorithms(False)
+    assert len(digests) == 1

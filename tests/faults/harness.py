@@ -274,6 +274,30 @@ def disk(bench: Bench) -> Iterator[Figure]:
         yield figure
 
 
+def tmpfs(bench: Bench) -> Iterator[Figure]:
+    """A disk that is really full: a small tmpfs, then a larger one. It needs the right to mount."""
+    expected, _, _ = bench.undisturbed("alone")
+    figure, folder = Figure("a full tmpfs of 100 kB to 1 MB"), bench.fresh()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", folder, "-o"]
+    for kilobytes in range(200, 1400, 100):
+        if subprocess.run([*mount, f"size={kilobytes}k"], capture_output=True).returncode:
+            print("a full tmpfs: skipped, mount is not allowed")
+            return
+        try:
+            done, began = command(folder, RUN), time.monotonic()
+            figure.cases += 1
+            what = f"{kilobytes} kB"
+            is_named = any(place in done.err for place in PLACES)
+            if done.code != 2 or not is_named or "Traceback" in done.err:
+                figure.wrong.append(f"{what}: exit code {done.code}: {done.err[-300:]}")
+            subprocess.run([*mount[:-1], "-o", "remount,size=64m"], check=True)
+            figure.wrong += check(command(folder, RUN), expected, folder, what)
+            figure.seconds += time.monotonic() - began
+        finally:
+            subprocess.run(["umount", folder], check=True)
+    yield figure
+
+
 def power(bench: Bench) -> Iterator[Figure]:
     """The power fails after any call: what was not flushed to the disk is lost."""
     for name, arguments in CASES.items():
@@ -617,6 +641,7 @@ def soak(bench: Bench) -> Iterator[Figure]:
 FAULTS = {
     "kill": kill,
     "disk": disk,
+    "tmpfs": tmpfs,
     "power": power,
     "flips": flips,
     "crowd": crowd,
