@@ -30,7 +30,10 @@ def saved_epoch(file: Path, config_hash: str) -> int:
     try:
         content = files.read_tensors(file)
         return int(content["epoch"]) if content["identity"].startswith(config_hash) else 0
-    except Exception:  # none, or none that can be used
+    except FileNotFoundError:
+        return 0
+    except Exception:  # of many kinds; all mean an unusable file
+        log.warning("%s cannot be read: starting from the beginning.", file)
         return 0
 
 
