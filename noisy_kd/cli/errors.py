@@ -82,6 +82,12 @@ def _of_thread(failed: threading.ExceptHookArgs) -> None:
         print(f"noisy-kd: {one_line(failed.exc_value, 'the curves')}", file=sys.stderr)
 
 
+def _interrupted() -> int:
+    how = ", without force=true," if "force=true" in sys.argv else ""
+    print(f"Interrupted; the same command{how} goes on where it stopped.", file=sys.stderr)
+    return 1
+
+
 def run_command(main: Callable[[], None]) -> int:
     """Run a command and return its exit code: 0 done, 2 bad input, 1 interrupted or diverged.
 
@@ -99,13 +105,13 @@ def run_command(main: Callable[[], None]) -> int:
         with suppress(OSError):  # Python flushes once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        how = ", without force=true," if "force=true" in sys.argv else ""
-        print(f"Interrupted; the same command{how} goes on where it stopped.", file=sys.stderr)
-        return 1
+        return _interrupted()
     except TrainingError as error:
         print(f"noisy-kd: {error}", file=sys.stderr)
         return 1
     except Exception as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):  # in an import
+            return _interrupted()
         if not is_input_error(error):
             raise
         if show_traceback:

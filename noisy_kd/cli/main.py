@@ -45,7 +45,7 @@ def main() -> int:
     takes_code = verb not in READERS or any(text.startswith("--al") for text in arguments)
     if takes_code and os.getcwd() not in sys.path:  # for networks and methods of the user's
         sys.path.append(os.getcwd())
-    return run_command(import_module(f"noisy_kd.cli.{verb}").main)
+    return run_command(lambda: import_module(f"noisy_kd.cli.{verb}").main())
 
 
 if __name__ == "__main__":
