@@ -39,6 +39,10 @@ def main() -> None:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _started:
             raise TrainingError("the output was closed before the end.") from error
+        if not error.filename and files.disk_error(error) is not None:  # of Hydra's files
+            raise InputError(
+                files.unwritable("the output folder (hydra.run.dir)", error)
+            ) from error
         is_own = isinstance(error, HydraException | BrokenPipeError) or files.disk_error(error)
         if _started or is_own:
             raise

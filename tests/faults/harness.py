@@ -38,7 +38,7 @@ CASES = {"alone": RUN, "stacked": STACK}
 LIMIT = 60  # seconds that a command may take
 NUMBERS = itertools.count()
 TIMES = ("seconds", "samples_per_second", "began", "ended", "process", "stack_size")
-PLACES = ("runs", "store", "case")
+PLACES = ("runs", "store", "case", "hydra.run.dir")
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.EROFS)
 
 
