@@ -160,7 +160,7 @@ def _own_globals(argv, folder, env):
 def process(tmp_path):
     """Run Python with these arguments in a process of its own, with ``tmp_path`` as its folder."""
 
-    def run(*arguments, wait=True, env=None, **settings):
+    def run(*arguments, wait=True, env=None, timeout=180, **settings):
         settings = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
         settings["cwd"] = tmp_path
         own = {"PYTHONPATH": str(ROOT), "NOISY_KD_DATA": ""}
@@ -168,6 +168,6 @@ def process(tmp_path):
         argv = [sys.executable, *map(str, arguments)]
         if not wait:
             return subprocess.Popen(argv, **settings)
-        return subprocess.run(argv, timeout=180, **settings)
+        return subprocess.run(argv, timeout=timeout, **settings)
 
     return run

@@ -27,7 +27,7 @@ def test_an_example_runs_and_its_student_learns(file, tmp_path, monkeypatch, cap
 def test_from_a_folder_of_jpegs_to_a_checked_onnx_file(tmp_path, process):
     """300 JPEGs of all sizes, a ResNet-18, a student that is 58 times cheaper."""
     images = write_shapes(tmp_path / "images", 100)
-    done = process(ROOT / "examples" / "own_images.py", images)
+    done = process(ROOT / "examples" / "own_images.py", images, timeout=600)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "own-images"
     result = read_result(run)
