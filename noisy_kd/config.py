@@ -4,6 +4,7 @@ Everything here works without torch and Hydra, so that wrong settings are refuse
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -304,9 +305,10 @@ def named_networks() -> dict[str, str]:
     """Return the id of every network in conf/model, by its notation."""
     names = {}
     for file in sorted((CONF / "model").glob("[!.]*.yaml")):
-        node = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        if node.get("layers"):
-            names[canonical(node["layers"])] = file.stem
+        with suppress(InputError, OSError, UnicodeError, yaml.YAMLError):  # named where it is used
+            node = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if isinstance(node, dict) and isinstance(node.get("layers"), str):
+                names[canonical(node["layers"])] = file.stem
     return names
 
 

@@ -127,7 +127,7 @@ def test_arguments_of_other_classes_become_additions():
     own = ["student.width=2", "optimizer.momentum=0.9", "trainer.gradient_clip_val=1"]
     assert for_hydra(own) == [f"++{argument}" for argument in own]
     known = ["student.dropout=0.1", "optimizer.lr=0.1", "+optimizer.momentum=0.9", "~logger", "-m"]
-    assert for_hydra(known) == known
+    assert for_hydra(known) == ["-m", *known[:-1]]
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,20 @@ def test_arguments_of_other_classes_become_additions():
         (["-cd", "own", "-cn", "mine"], False),  # its hydra.mode says it
         (["-cn", "config", "seed=3"], False),
         (["seed=3"], False),
+        (["-cn", "table1", "-m", "seed=3"], False),
     ],
 )
 def test_a_file_of_sweeps_is_a_sweep(arguments, added):
-    assert for_hydra(arguments) == ["--multirun"] * added + arguments
+    assert sorted(for_hydra(arguments)) == sorted(["--multirun"] * added + arguments)
+
+
+def test_options_may_stand_between_settings():
+    settings = ["seed=3", "+trainer.x=1", "~logger"]
+    expected = ["-m", "-cn", "mine", *settings]
+    assert for_hydra(["-cd", "own", "seed=3", "-m", "+trainer.x=1", "-cn", "mine", "~logger"]) == [
+        *("-cd", "own"),
+        *expected,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -163,13 +163,13 @@ def test_good_files_are_answered_and_broken_ones_named(finished, images, tmp_pat
     slide = tmp_path / "slide.png"
     Image.new("1", (20000, 10000)).save(slide)
     done = command("predict", finished, files[0], broken, slide, files[1])
-    assert done.code == 1
+    assert done.code == 2
     assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [*map(str, files[:2])]
     assert f"{broken} cannot be read as an image" in done.stderr
     assert f"{slide} cannot be read as an image" in done.stderr
     assert "2 of 4 files" in done.stderr
     alone = command("predict", finished, broken)
-    assert alone.code == 1
+    assert alone.code == 2
     assert "1 of 1 files" in alone.stderr
     missing = command("predict", finished, files[0], tmp_path / "a.png", tmp_path / "b.png")
     assert missing.code == 2

@@ -72,6 +72,27 @@ def test_yaml_that_was_changed_is_taken_without_its_last_line(tmp_path):
     assert files.read_yaml(file) == "a: 2\n"
 
 
+def test_yaml_may_hold_the_sign_of_a_comment(tmp_path):
+    file = tmp_path / "a.yaml"
+    files.write_yaml(file, "root: 'it #1'\nlast: '#2'\n")
+    assert files.read_yaml(file) == "root: 'it #1'\nlast: '#2'\n"
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        with pytest.raises(DamagedError):
+            files.read_yaml(file)
+
+
+def test_text_is_utf_8_even_if_the_locale_could_not_read_a_name(tmp_path):
+    in_ascii = os.fsencode("猫").decode("ascii", "surrogateescape")
+    files.write(tmp_path / "a.md", in_ascii)
+    files.write_yaml(tmp_path / "a.yaml", f"root: {in_ascii}\n")
+    assert (tmp_path / "a.md").read_text("utf-8") == "猫"
+    assert files.read_yaml(tmp_path / "a.yaml") == "root: 猫\n"
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     file = tmp_path / "a"
     files.write(file, "old")

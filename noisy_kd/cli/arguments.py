@@ -1,6 +1,7 @@
 """The arguments of ``noisy-kd train``, before Hydra sees them."""
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -37,7 +38,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     parser.add_argument("-cn", "--config-name", nargs="?", default="config", const="")
     parser.add_argument("-cp", "-cd", "--config-path", "--config-dir", dest="elsewhere")
     known, _ = parser.parse_known_args([a for a in arguments if a != "--"])
-    sweeps = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+    sweeps = sorted(file.stem for file in SWEEPS.glob("[!.]*.yaml"))
     name = known.config_name.removesuffix(".yaml")
     if not known.elsewhere and name not in ("config", *sweeps):
         what = f"there is no sweep named {name}" if name else "-cn takes the name of a sweep"
@@ -50,7 +51,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
             )
         group, _, recipe = argument.partition("=")  # optional, so Hydra accepts any name
         if group == "training@teacher" and not known.elsewhere:
-            names = sorted(file.stem for file in (CONF / "training").glob("*.yaml"))
+            names = sorted(file.stem for file in (CONF / "training").glob("[!.]*.yaml"))
             if recipe not in (*names, "null"):
                 raise InputError(f"{argument}: choose {', '.join(names)} or null.")
         if argument.startswith("--e"):  # also what argparse completes
@@ -58,7 +59,12 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     acts = any(argument.split("=")[0] in ACTIONS for argument in arguments)
     multirun = name in sweeps and not acts and "hydra.mode=RUN" not in arguments
     lists = multirun or bool({"-m", "--multirun"} & set(arguments))
-    return ["--multirun"] * multirun + [_typed(argument, lists) for argument in arguments]
+    options_first = sorted(arguments, key=_is_setting)  # as Hydra's parser wants them
+    return ["--multirun"] * multirun + [_typed(argument, lists) for argument in options_first]
+
+
+def _is_setting(argument: str) -> bool:
+    return argument[:1] != "-" and (argument[:1] in ("+", "~") or "=" in argument)
 
 
 def _typed(argument: str, multirun: bool = False) -> str:
@@ -72,7 +78,7 @@ def _typed(argument: str, multirun: bool = False) -> str:
     is_new = is_open and name.split(".")[0] not in {"", *(f.name for f in fields(OPEN[node]))}
     if is_new or key.startswith("teacher.optimizer."):
         key = f"++{key}"
-    is_list = multirun and "," in value
+    is_list = multirun and "," in value and not os.path.exists(os.path.expanduser(value))
     if key.lstrip("+") not in TEXTS or not value or value[0] in "'\"" or value == "null" or is_list:
         return key + equals + value
     quoted = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)

@@ -40,7 +40,7 @@ def main() -> None:
     own = [a for a in arguments if not a.startswith("hydra.run.dir=")]
     config = compose(own)
     place = next((a.partition("=")[2] for a in arguments if a not in own), None)
-    describe(config, Path(place or f"runs/{run_name(config)}"), Console())
+    describe(config, Path(place or f"runs/{run_name(config)}"), Console(markup=False))
 
 
 def describe(config: Config, directory: Path, console: Console) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from typing import Any, TextIO
 
+import yaml
+
 from noisy_kd.config import UNKNOWN
 from noisy_kd.data.files import disk_error, unwritable
 from noisy_kd.errors import InputError, TrainingError
@@ -36,6 +38,12 @@ def one_line(error: BaseException, place: str = "a file") -> str:
         )
     if "Available options in" in text:  # an unknown name: Hydra lists the right ones
         return text.partition(" Config search path")[0]
+    if isinstance(error, yaml.YAMLError):
+        return text
+    if isinstance(error, UnicodeDecodeError):  # of Hydra's reader
+        frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+        files = [names["full_path"] for names in frames if "full_path" in names]
+        return f"{(files or [place])[-1]} is no text in UTF-8: mend it, or remove it."
     first = next(iter(str(error).splitlines()), type(error).__name__)
     override = getattr(error, "override", None)  # the argument that Hydra cannot parse
     return f"{override}: {first}" if override else first
@@ -43,13 +51,14 @@ def one_line(error: BaseException, place: str = "a file") -> str:
 
 def is_input_error(error: BaseException) -> bool:
     """Return whether the error is of the user's making: settings, names, values, files."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    refused_by_hydra = str(frame.f_globals.get("__name__")).startswith("hydra.")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [str(frame.f_globals.get("__name__")) for frame in frames]
+    refused_by_hydra = [*filter("codecs".__ne__, modules)][-1].startswith("hydra.")
     packages = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
     return (
         _input_error(error) is not None
         or disk_error(error) is not None
-        or bool(packages & {"hydra", "omegaconf"})
+        or bool(packages & {"hydra", "omegaconf", "yaml"})
         or (isinstance(error, ValueError) and refused_by_hydra)  # such as range(0,1,0)
     )
 

@@ -1,7 +1,7 @@
 """noisy-kd predict RUN_DIR|FILE image.jpg ...: classify image files.
 
 A run's own student, or an exported one (.onnx, .pt2, .safetensors). Images are decoded as those of
-the training were. Files that cannot be read are named, and the exit code is then 1.
+the training were. Files that cannot be read are named, and the exit code is then 2.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from noisy_kd.cli.arguments import add_allow
-from noisy_kd.errors import InputError, TrainingError
+from noisy_kd.errors import InputError
 
 
 def main() -> None:
@@ -45,4 +45,4 @@ def main() -> None:
     errors = [answer["error"] for answer in answers if answer["error"]]
     if errors:
         print(*errors, sep="\n", file=sys.stderr)
-        raise TrainingError(f"{len(errors)} of {len(answers)} files cannot be read.")
+        raise InputError(f"{len(errors)} of {len(answers)} files cannot be read.")

@@ -32,7 +32,7 @@ def print_closing(
     for name, cells in rows.items():
         if any(cells):
             table.add_row(name, *cells)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     missing = baseline is None and result["method"] != "logit_regression"
     how = f": {baselines_command}" if missing else ""

@@ -36,18 +36,19 @@ def main() -> None:
     sys.argv[1:] = for_hydra(sys.argv[1:])
     try:
         task()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if isinstance(error, BrokenPipeError) and _started:
             raise TrainingError("the output was closed before the end.") from error
-        if not error.filename and files.disk_error(error) is not None:  # of Hydra's files
-            raise InputError(
-                files.unwritable("the output folder (hydra.run.dir)", error)
-            ) from error
-        is_own = isinstance(error, HydraException | BrokenPipeError) or files.disk_error(error)
-        if _started or is_own:
+        cause = error if isinstance(error, OSError) else error.__cause__  # of Hydra's log
+        disk = files.disk_error(error)
+        if disk is not None and not disk.filename:  # of Hydra's files
+            place = "the output folder (hydra.run.dir)"
+            raise InputError(files.unwritable(place, disk)) from error
+        is_own = isinstance(error, HydraException | BrokenPipeError) or disk is not None
+        if _started or is_own or not isinstance(cause, OSError):
             raise
         mend = "choose an output folder that can be written (hydra.run.dir=DIR)"
-        raise InputError(f"{error}: {mend}.") from error
+        raise InputError(f"{cause}: {mend}.") from error
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

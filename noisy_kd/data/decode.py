@@ -6,7 +6,6 @@ palettes, CMYK and other colour spaces become RGB, or grey; of several frames th
 Colour profiles are not applied.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
@@ -209,7 +209,7 @@ def in_parallel(
     Many items are shared out to the worker processes of a DataLoader.
     """
     many = len(items) >= MANY
-    workers = min(16, os.cpu_count() or 1) if many else 0
+    workers = min(16, cpu_count()) if many else 0
     loader = DataLoader(
         _Calls(function, items), batch_size=64, num_workers=workers, collate_fn=list
     )

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 HEX = 64  # characters of a SHA-256
 UNSEALED = b"PK\x05\x06"  # begins the last 22 bytes of an archive without a comment
-SEAL = "# sha256: "
+SEAL = b"# sha256: "
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
 
 
@@ -48,7 +48,7 @@ def write(file: Path, content: bytes | str | Callable[[BinaryIO], object]) -> No
                 if callable(content):
                     content(out)
                 else:
-                    out.write(content.encode() if isinstance(content, str) else content)
+                    out.write(_encoded(content) if isinstance(content, str) else content)
                 out.flush()
                 os.fsync(out.fileno())
             temporary.replace(file)
@@ -56,6 +56,11 @@ def write(file: Path, content: bytes | str | Callable[[BinaryIO], object]) -> No
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         sync(file.parent)
+
+
+def _encoded(text: str) -> bytes:
+    """Return UTF-8, whatever the locale has made of the names of files in a text."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 @contextmanager
@@ -210,7 +215,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 def write_yaml(file: Path, text: str) -> None:
     """Write a text of YAML with its checksum as a comment."""
-    write(file, f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n")
+    write(file, _sealed_yaml(_encoded(text)))
 
 
 def read_yaml(file: Path) -> str:
@@ -219,14 +224,21 @@ def read_yaml(file: Path) -> str:
     Raises:
         DamagedError: if it is.
     """
-    text, mark, digest = file.read_text("utf-8", "replace").partition("#")
-    seal = SEAL + hashlib.sha256(text.encode()).hexdigest() + "\n"
-    if mark and mark + digest != seal:
+    content = file.read_bytes()
+    *lines, last = content.removesuffix(b"\n").split(b"\n")
+    if not (last.startswith(SEAL[:1]) or SEAL[1:] in last):
+        return content.decode("utf-8", "replace")
+    text = b"".join(line + b"\n" for line in lines)
+    if content != _sealed_yaml(text):
         raise DamagedError(
             f"{file} is damaged (its checksum differs). If you have changed it yourself, remove "
             "its last line."
         )
-    return text
+    return text.decode()
+
+
+def _sealed_yaml(text: bytes) -> bytes:
+    return text + SEAL + hashlib.sha256(text).hexdigest().encode() + b"\n"
 
 
 _USED: dict[Path, BinaryIO] = {}

@@ -14,6 +14,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -182,9 +183,10 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
     fingerprint = hashlib.sha256()
     for k, digest in in_parallel(_digest, files, "hashing files"):
         fingerprint.update(f"{files[k].part}/{files[k].label}\0{digest}\n".encode())
-    known.parent.mkdir(parents=True, exist_ok=True)
     content = fingerprint.hexdigest()[:32]
-    write_json(known, {"content": content})
+    with suppress(OSError, InputError):  # a store that is read-only remembers nothing
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_json(known, {"content": content})
     return content
 
 

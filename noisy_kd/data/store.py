@@ -128,7 +128,7 @@ def entries(store: Path) -> list[tuple[Path, dict[str, Any], int]]:
     listed = []
     for file in sorted(store.glob("*/entry.json")):
         try:
-            about = json.loads(file.read_text())
+            about = json.loads(file.read_bytes())
             about["made_by"]["layers"], about["facts"].items()
         except (ValueError, KeyError, TypeError, AttributeError):
             about = {"made": "damaged", "made_by": {"data": "", "layers": ""}, "facts": {}}

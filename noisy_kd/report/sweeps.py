@@ -35,20 +35,28 @@ class Sweep:
 
 def names() -> list[str]:
     """Return all sweeps over a grid; a search has no table."""
-    files = SWEEPS.glob("*.yaml")
-    return sorted(file.stem for file in files if "hydra/sweeper:" not in file.read_text())
+    texts = {f.stem: f.read_text("utf-8", "replace") for f in SWEEPS.glob("[!.]*.yaml")}
+    return sorted(name for name, text in texts.items() if "hydra/sweeper:" not in text)
 
 
 def read(name: str) -> Sweep:
-    """Return the sweep of this name."""
+    """Return the sweep of this name.
+
+    Raises:
+        InputError: for one that is not there, or whose file has no grid.
+    """
     if name == CUSTOM:
         return Sweep(name, "sweeps without a file")
     if name not in names():
         known = ", ".join([*names(), CUSTOM])
         raise InputError(f"there is no sweep named {name}: choose {known}.")
-    text = (SWEEPS / f"{name}.yaml").read_text("utf-8")
-    content = yaml.safe_load(text)
-    params = content["hydra"]["sweeper"]["params"].items()
+    file = SWEEPS / f"{name}.yaml"
+    try:
+        text = file.read_text("utf-8")
+        content = yaml.safe_load(text)
+        params = content["hydra"]["sweeper"]["params"].items()
+    except (KeyError, TypeError, AttributeError, UnicodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file} needs a grid of settings in hydra.sweeper.params.") from error
     grid = {key: split(str(values)) for key, values in params if key != "seed"}
     axes = {key: values for key, values in grid.items() if len(values) > 1}
     paper = content.get("paper", {})

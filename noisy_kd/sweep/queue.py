@@ -14,6 +14,8 @@ from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
+from joblib import cpu_count
+
 from noisy_kd.config import Config
 from noisy_kd.errors import TrainingError
 from noisy_kd.sweep import grid
@@ -40,15 +42,8 @@ def available(config: Config, runs: int) -> list[str]:
     elif config.trainer.accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         devices = ["mps"]
     else:
-        devices = ["cpu"] * (config.devices or cores())
+        devices = ["cpu"] * (config.devices or cpu_count())
     return devices[: max(1, min(config.devices or len(devices), runs))]
-
-
-def cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def train_groups(groups: list[Part], bar: RunsBar) -> dict[str, str]:
@@ -74,7 +69,7 @@ def train(parts: Sequence[Part], devices: list[str], refresh: Callable[[], None]
     """
     if len(devices) == 1:
         return {place: why for part in parts for place, why in work.train(part, refresh).items()}
-    threads = max(1, cores() // len(devices))
+    threads = max(1, cpu_count() // len(devices))
     pools = [_process(device, threads) for device in devices]
 
     def submit(slot: int, part: Part) -> Any:

@@ -28,10 +28,8 @@ class Resumable(submitit.helpers.Checkpointable):
 
     def __call__(self, function: Callable[..., Any], argument: Any) -> Any:
         """Call the function; where Slurm does not bind processes, torch would use all cores."""
-        import torch
-
         if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
-            torch.set_num_threads(int(cores))
+            os.environ["LOKY_MAX_CPU_COUNT"] = cores  # what joblib then counts
         return function(argument)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from joblib import cpu_count
 from torch import Tensor, nn
 
 from noisy_kd.model.network import logits_of
@@ -114,7 +115,7 @@ def choose_threads(device: torch.device, multiplications: int, deterministic: bo
         deterministic: whether the number of threads must not change a bit.
     """
     few = device.type == "cpu" and (deterministic or multiplications < FEW)
-    torch.set_num_threads(1 if few else THREADS)
+    torch.set_num_threads(1 if few else min(THREADS, cpu_count()))
 
 
 def set_up(precision: str, fast: bool, device: torch.device) -> Numerics:
