@@ -21,8 +21,7 @@ SEED = 2**63 - 1  # the largest
 UNKNOWN = "is not a key of this configuration; --help lists them."
 SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 
-HERE = Path(__file__).resolve().parent
-CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())
+CONF = next(p / "conf" for p in Path(__file__).resolve().parents[:2] if (p / "conf").is_dir())
 SWEEPS = CONF.parent / "sweeps"
 
 PLACE = {"identity": False}
@@ -305,10 +304,9 @@ def named_networks() -> dict[str, str]:
     """Return the id of every network in conf/model, by its notation."""
     names = {}
     for file in sorted((CONF / "model").glob("[!.]*.yaml")):
-        with suppress(InputError, OSError, UnicodeError, yaml.YAMLError):  # named where it is used
-            node = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if isinstance(node, dict) and isinstance(node.get("layers"), str):
-                names[canonical(node["layers"])] = file.stem
+        with suppress(OSError, KeyError, TypeError, ValueError, yaml.YAMLError):  # of the user's
+            layers = yaml.safe_load(file.read_text(encoding="utf-8"))["layers"]
+            names[canonical(layers)] = file.stem
     return names
 
 

@@ -44,7 +44,9 @@ def main() -> None:
         if disk is not None and not disk.filename:  # of Hydra's files
             place = "the output folder (hydra.run.dir)"
             raise InputError(files.unwritable(place, disk)) from error
-        is_own = isinstance(error, HydraException | BrokenPipeError) or disk is not None
+        is_own = (
+            isinstance(error, HydraException | BrokenPipeError | InputError) or disk is not None
+        )
         if _started or is_own or not isinstance(cause, OSError):
             raise
         mend = "choose an output folder that can be written (hydra.run.dir=DIR)"
