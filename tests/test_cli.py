@@ -289,10 +289,11 @@ def test_the_bare_command_trains_on_the_digits(process, tmp_path):
     assert result["test_error"] < 0.1
 
 
-def test_ctrl_c_exits_with_1_and_says_how_to_go_on(train_process, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=["Ctrl-C", "Slurm's"])
+def test_an_interrupt_exits_with_1_and_says_how_to_go_on(number, train_process, tmp_path):
     running = train_process("trainer.max_epochs=5000", "hydra.run.dir=stopped", wait=False)
     wait_for(tmp_path / "stopped" / "last.ckpt")
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "the same command goes on" in stderr

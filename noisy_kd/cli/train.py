@@ -3,9 +3,11 @@
 import logging
 import os
 import shlex
+import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import FrameType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -34,6 +36,8 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv) and Path(sys.argv[0]).name == "train.py":
         sys.argv.append("hydra.help.app_name=python train.py")
     sys.argv[1:] = for_hydra(sys.argv[1:])
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, _interrupt)
     try:
         task()
     except (OSError, ValueError) as error:
@@ -51,6 +55,14 @@ def main() -> None:
             raise
         mend = "choose an output folder that can be written (hydra.run.dir=DIR)"
         raise InputError(f"{cause}: {mend}.") from error
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Take the signal that Slurm sends before it requeues a job for Ctrl-C."""
+    as_ctrl_c = signal.getsignal(signal.SIGINT)
+    if not callable(as_ctrl_c):  # in a script's background job
+        raise KeyboardInterrupt
+    as_ctrl_c(number, frame)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

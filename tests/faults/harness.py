@@ -570,7 +570,7 @@ def _is_dead(holder: Path) -> bool:
 
 
 def signals(bench: Bench) -> Iterator[Figure]:
-    """SIGINT and SIGTERM at random moments: an end within 5 s, and the same command goes on."""
+    """Signals at random moments: an end within 5 s, and the same command goes on."""
     for name, arguments in CASES.items():
         long = [*arguments, "trainer.max_epochs=40"]
         folder = bench.fresh()
@@ -597,10 +597,10 @@ def signals(bench: Bench) -> Iterator[Figure]:
             shutil.rmtree(folder)
             return wrong
 
-        figure = Figure(f"SIGINT and SIGTERM at random moments, {name}")
+        figure = Figure(f"SIGINT, SIGTERM and SIGUSR1 (Slurm's) at random moments, {name}")
         count = max(4, round(20 * bench.share))
-        kinds = (signal.SIGINT, signal.SIGTERM)
-        moments = [(kinds[k % 2], seconds * bench.draw.random()) for k in range(count)]
+        kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        moments = [(kinds[k % 3], seconds * bench.draw.random()) for k in range(count)]
         bench.cases(figure, moments, at)
         yield figure
 
