@@ -6,6 +6,7 @@
     noisy-kd export     write a student as ONNX, torch.export or safetensors, and check it
     noisy-kd predict    classify image files
     noisy-kd store      list or remove stored teachers and logits
+    noisy-kd reproduce  train runs of a kept table again, and compare
     noisy-kd describe   show what a training would do
 
 `noisy-kd VERB --help` says more. Exit codes: 0 done; 2 wrong settings or input; 1 anything else.
@@ -18,7 +19,7 @@ from importlib import import_module
 import noisy_kd
 from noisy_kd.cli.errors import run_command
 
-VERBS = ("train", "report", "evaluate", "export", "predict", "store", "describe")
+VERBS = ("train", "report", "evaluate", "export", "predict", "store", "reproduce", "describe")
 READERS = ("evaluate", "export", "predict")
 """Verbs that read somebody else's files; they import from the current folder only if told to."""
 

@@ -35,6 +35,33 @@ def identity(config: Config) -> dict[str, Any]:
     return settings
 
 
+def overrides(settings: dict[str, Any]) -> list[str]:
+    """Return the arguments of ``noisy-kd train`` that give these settings: identity's inverse.
+
+    Files are not among them: ``data.root`` and ``teacher.checkpoint``.
+    """
+    left = copy.deepcopy(settings)
+    method, data, teacher = (left[key] for key in ("method", "data", "teacher"))
+    chosen = [f"data={data.pop('name')}", f"method={method['_target_'].rpartition('.')[2]}"]
+    chosen += [f"model@{k}=module" for k in ("teacher", "student") if "_target_" in left[k]]
+    if isinstance(teacher.get("layers"), list):
+        method["teachers"] = teacher.pop("layers")
+    data.pop("content", None)
+    teacher.pop("checkpoint", None)
+    left["callbacks"] = {"best.patience": left["callbacks"]["best"]["patience"]}
+    return [*chosen, *_as_overrides(left)]
+
+
+def _as_overrides(node: dict[str, Any], prefix: str = "++") -> list[str]:
+    texts = []
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            texts += _as_overrides(value, f"{prefix}{key}.")
+        else:
+            texts.append(f"{prefix}{key}={json.dumps(value, ensure_ascii=False)}")
+    return texts
+
+
 def _augment(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
     """Add what decides the views to the settings, where they are not those of the data set."""
     own, data, teacher = config.recipe.augment, config.data, config.teacher
