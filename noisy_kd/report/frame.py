@@ -47,6 +47,10 @@ IMPLIED = {  # settings that differ because an axis differs
 }
 
 
+NETWORKS = ("model@student", "model@teacher")
+"""Columns that stand for the layers, which would fill a table."""
+
+
 def read(folder: Path, directories: Iterable[str]) -> list[Result]:
     """Return the results of runs below a folder, with their directories."""
     results = [(folder / name, runs.read_result(folder / name)) for name in directories]
@@ -127,7 +131,7 @@ def cell_columns(sweep: Sweep, table: pd.DataFrame) -> list[str]:
     """Return the settings that distinguish cells: the axes, then what else differs."""
     axes = [key for key in sweep.axes if key in table]
     hidden = {"seed", "status", "baseline", "result", "data.content", *ERRORS, *axes}
-    hidden |= {"model@student", "model@teacher"}
+    hidden |= {*NETWORKS}
     hidden |= {key for axis in axes for key in IMPLIED.get(axis, ())}
     more = []
     noisy = table[~table["baseline"]]
@@ -139,8 +143,8 @@ def cell_columns(sweep: Sweep, table: pd.DataFrame) -> list[str]:
         else:  # a method without a teacher lacks the keys of one, images without crops theirs
             count = table[key].nunique(dropna=key.startswith(("teacher.", "augment.")))
         if count > 1:
-            more.append(key)
-    return [*axes, *more]
+            more.append(next((name for name in NETWORKS if key in IMPLIED[name]), key))
+    return list(dict.fromkeys([*axes, *more]))
 
 
 def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
