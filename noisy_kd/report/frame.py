@@ -180,7 +180,7 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
         difference, low, high, p = paired(errors, base)
         cell |= {"difference": difference, "low": low, "high": high, "p": p}
         clean = spread([base[seed] for seed in errors.keys() & base.keys()])[0]
-        cell["improvement"] = -100 * difference / clean if clean else NAN
+        cell["improvement"] = 100 * (0.0 - difference) / clean if clean else NAN
         rows.append(cell | {"is_baseline": is_baseline, "runs": members})
     summary = pd.DataFrame(rows)
     summary["holm"] = holm(summary["p"])
