@@ -29,7 +29,6 @@ PLACE = {"identity": False}
 
 LATER = {"later": True}
 """Of fields that decide numbers only when changed: kept results are older than they are."""
-
 MARKS = (*PLACE, *LATER)
 OmegaConf.register_new_resolver("in_notation", bool, replace=True)  # ${in_notation:LAYERS}
 ADAM = {"_target_": "torch.optim.Adam"}
@@ -127,6 +126,7 @@ class Student(Network):
 
     dropout: float = _checked(0.0, least=0, below=1)
     batch_norm: bool = field(default=False, metadata=LATER)
+    init: str = _checked("he", **LATER, choices=("he", "xavier", "torch"))
 
 
 @dataclass
@@ -279,19 +279,17 @@ def _check_networks(config: Config) -> None:
             raise InputError(f"{name}.layers={network.layers} beside {name}._target_: choose one.")
         if network._target_ is None and network.layers is None:
             raise InputError(f"{name}.layers has no value: give it one.")
-    for teacher in config.teachers:
-        if teacher.layers is not None:
-            notation.parse(teacher.layers)
+    student = config.student
+    for spec in (*config.teachers, student):
+        if spec.layers is not None:
+            notation.parse(spec.layers)
     if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
         raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
-    layers, dropout = config.student.layers, config.student.dropout
-    given = f"dropout={dropout:g}" if dropout else "batch_norm=true"
-    if layers is None and (dropout or config.student.batch_norm):
-        raise InputError(f"student.{given}: only for networks in the paper's notation.")
-    if layers is not None:
-        parsed = notation.parse(layers)
-        if dropout:
-            notation.with_dropout(parsed, dropout)
+    for key in Student.__annotations__ if student.layers is None else ():
+        if (value := getattr(student, key)) != getattr(Student, key):
+            raise InputError(f"student.{key}={shown(value)}: only in the paper's notation.")
+    if student.layers is not None and student.dropout:
+        notation.with_dropout(notation.parse(student.layers), student.dropout)
 
 
 def canonical(layers: str) -> str:
@@ -334,6 +332,8 @@ def _check_method(method: dict[str, Any]) -> None:
     is_list = isinstance(teachers, list) and all(isinstance(name, str) for name in teachers)
     if not is_list or not teachers:
         raise InputError(f"method.teachers={teachers} must be a list, for example [nin,lenet].")
+    for key, value in method.items():
+        check_range(f"method.{key}", value)
     for key, most in (("alpha", 1.0), ("sigma", None)):
         value = method.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):

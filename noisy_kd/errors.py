@@ -49,6 +49,7 @@ def check_range(
         f"one of {', '.join(choices or ())}": choices is None or value in choices,
         "a path": not filled or bool(value),
         "a plain name (letters, digits, _ . -)": not plain or re.fullmatch(r"\w[\w.-]*", value),
+        "below 2^63": not isinstance(value, int) or abs(value) < 2**63,
     }
     for rule, holds in rules.items():
         if not holds:

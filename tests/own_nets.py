@@ -169,3 +169,64 @@ def pretrained(num_classes):
         net[1].weight.copy_(means)
         net[1].bias.copy_(-means.square().sum(dim=1) / 2)
     return net
+
+
+class Frozen(nn.Module):
+    """Has nothing to train."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes)).requires_grad_(False)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Detached(Frozen):
+    """Loses its gradient."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.requires_grad_(True)
+
+    def forward(self, x):
+        return self.body(x).detach()
+
+
+class AlwaysDropping(Detached):
+    """Drops in eval mode, too."""
+
+    def forward(self, x):
+        return nn.functional.dropout(self.body(x))
+
+
+class Sharing(nn.Module):
+    """Its layer belongs to the class: all students have the same."""
+
+    layer = nn.Linear(64, 10)
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.own = self.layer
+
+    def forward(self, x):
+        return self.own(x.flatten(1))
+
+
+class Contrast(Detached):
+    """Divides by the images' deviation: nothing for an image of one colour."""
+
+    def forward(self, x):
+        return self.body(x / (x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)))
+
+
+class ZeroHead(Detached):
+    """Begins with logits that are all zero."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        nn.init.zeros_(self.body[1].weight)
+        nn.init.zeros_(self.body[1].bias)
+
+    def forward(self, x):
+        return self.body(x)

@@ -314,7 +314,6 @@ OTHERS = {
     "train -cn quick method.sigma=-1": "method.sigma=-1",
     "train --seed=3": "--seed=3: settings have no dashes",
     "train -seed": "unrecognized arguments: -seed",
-    "train seed=3 --cfg job trainer.max_epochs=7": "unrecognized arguments: trainer.max_epochs=7",
     "train --resolve": "can only be used in conjunction with --cfg",
     "train -m method.sigma=range(0,1,0)": "must not be zero",
     "train -cp sweeps -cn quick": "sweeps",

@@ -7,6 +7,7 @@ import os
 import pathlib
 import pickle
 import zipfile
+from collections import OrderedDict
 
 import numpy as np
 import omegaconf
@@ -72,6 +73,22 @@ def test_wrappers_inside_names_are_ignored(reads, net):
     }
     assert reads(inner)
     assert reads(prefixed(inner, "model.module."))
+
+
+def test_weights_in_a_list_are_found(reads, net):
+    assert reads([3, {"ema": net.state_dict()}])
+
+
+def test_a_network_may_have_a_part_called_module(tmp_path):
+    net = nn.Sequential(OrderedDict(module=nn.Linear(4, 3)))
+    torch.save(net.state_dict(), tmp_path / "t.pt")
+    assert torch.equal(read_checkpoint(tmp_path / "t.pt", net)["module.weight"], net.module.weight)
+
+
+def test_small_floats_are_read(tmp_path, net):
+    small = {k: v.to(torch.float8_e4m3fn) for k, v in net.state_dict().items()}
+    torch.save(small, tmp_path / "t.pt")
+    net.load_state_dict(read_checkpoint(tmp_path / "t.pt", net))
 
 
 def test_the_order_of_names_does_not_matter(reads, net):
@@ -149,6 +166,12 @@ def test_what_does_not_fit_is_said_with_the_closest_names(tmp_path, net):
     why(weights | {"fc2.weight": torch.zeros(1)}, r"has fc2\.weight, which the teacher has not")
     why(weights | {"fc.bias": torch.full((10,), torch.nan)}, r"fc\.bias .* not finite")
     why([1, 2], "holds no state dict")
+    why({k: v.to_sparse() for k, v in weights.items()}, r"torch\.sparse_coo.*save plain tensors")
+    itself = dict(weights)
+    itself["itself"] = itself
+    why(itself, "holds itself")
+    twice = {k: torch.zeros_like(v) for k, v in weights.items()}
+    why({**weights, **{f"module.{k}": v for k, v in twice.items()}}, "holds several weights")
     why(dict.fromkeys(weights, 3), "holds no state dict")
     why(nn.Linear(2, 2), "holds no state dict: save it by")
     other_classes = {"fc.weight": torch.zeros(1000, 16), "fc.bias": torch.zeros(1000)}

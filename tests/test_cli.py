@@ -114,7 +114,7 @@ def test_an_unknown_verb_is_refused(command):
     assert done.returncode == 2
     assert done.stderr == (
         "noisy-kd: there is no verb trian: choose train, report, evaluate, export, predict, store, "
-        "describe.\n"
+        "reproduce, describe.\n"
     )
 
 

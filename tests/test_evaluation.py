@@ -8,6 +8,7 @@ from commands import command
 from conftest import SHORT
 from torch import nn
 
+from noisy_kd import runs
 from noisy_kd.cli.arguments import compose
 from noisy_kd.errors import InputError
 from noisy_kd.evaluation import KINDS
@@ -137,6 +138,8 @@ def test_wrong_arguments_are_refused_in_one_line(finished):
 
 def test_another_student_is_evaluated_anew(finished):
     before = evaluate(finished[1], ["clean"], limit=80)
+    result = runs.read_result(finished[1])
+    runs.write_result(finished[1], result | {"digests": {}})  # as versions before 0.2 wrote it
     weights = torch.load(finished[1] / "student.pt", weights_only=True)
     torch.save({k: torch.zeros_like(v) for k, v in weights.items()}, finished[1] / "student.pt")
     assert evaluate(finished[1], ["clean"], limit=80) != before

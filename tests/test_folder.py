@@ -328,6 +328,35 @@ def test_all_broken_files_are_named_at_once_or_left_out(tmp_path, module, caplog
     assert "dog/2.jpg" in caplog.text
 
 
+def test_no_class_is_left_empty_by_skipping(tmp_path, module):
+    write(tmp_path, count=6)
+    write(tmp_path, part="test", count=2)
+    for file in (tmp_path / "train" / "cat").iterdir():
+        file.write_text("no image")
+    with pytest.raises(InputError, match=r"needs two classes at least|test has the class cat"):
+        module(on_error="skip")
+
+
+def test_two_folders_for_one_part_are_refused(tmp_path, module):
+    write(tmp_path, count=6)
+    write(tmp_path, part="training", count=6)
+    with pytest.raises(InputError, match="has both train and training: join them"):
+        module()
+
+
+def test_too_few_images_for_a_test_set_are_refused(tmp_path, module):
+    write(tmp_path, count=2)
+    with pytest.raises(InputError, match="4 images are too few to split off a test set"):
+        module()
+
+
+def test_what_is_no_file_and_no_image_format_is_passed_over(tmp_path, module):
+    write(tmp_path, count=6)
+    os.mkfifo(tmp_path / "train" / "cat" / "x.png")
+    (tmp_path / "train" / "cat" / "notes.pdf").write_bytes(b"%PDF-1.4")
+    assert len(module().images) + len(module().test_images) == 12
+
+
 def test_a_broken_link_is_a_broken_file(tmp_path, module):
     write(tmp_path, count=7)
     (tmp_path / "train" / "cat" / "x.png").symlink_to(tmp_path / "none.png")
@@ -432,7 +461,9 @@ def test_a_store_without_room_is_refused(tmp_path, module, monkeypatch):
     write(tmp_path)
     bytes_needed = 2 * 12 * 20 * 30 * 3
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=bytes_needed - 1))
-    with pytest.raises(InputError, match=r"store=.*store has 0\.0 GB left, but decoding .* needs"):
+    with pytest.raises(
+        InputError, match=r"store=.*store has 0\.0 GB left, but the decoded images need"
+    ):
         module()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=bytes_needed))
     module()

@@ -1,7 +1,11 @@
 """Networks in the paper's notation."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
+from conftest import composed
 from torch import nn
 
 from noisy_kd.config import named_networks
@@ -9,6 +13,7 @@ from noisy_kd.errors import InputError
 from noisy_kd.model import complexity
 from noisy_kd.model.layers import Dropout, set_dropout_generator
 from noisy_kd.model.network import label, network, notation_of, upto, with_active_dropout
+from noisy_kd.training import build
 
 COLOUR = (3, 32, 32)
 
@@ -134,3 +139,21 @@ def test_active_dropout_is_the_only_difference_of_a_fickle_teacher():
     assert torch.equal(with_active_dropout(net, 0.0)(x), net(x))
     own = network("FC50-D0.3-FC50-D0.3-FC10", (1, 8, 8)).eval()
     assert [m.p for m in with_active_dropout(own, 0.1) if isinstance(m, Dropout)] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("how", "variance", "edge", "has_biases"),
+    [
+        ("he", 2 / 800, math.inf, False),
+        ("xavier", 2 / (800 + 400), (6 / 1200) ** 0.5, False),
+        ("torch", 1 / (3 * 800), 800**-0.5, True),
+    ],
+)
+def test_initial_weights_have_the_variance_of_their_paper(how, variance, edge, has_biases):
+    config = composed("data=mnist", "student.layers=FC800-FC400-FC10", f"student.init={how}")
+    data = SimpleNamespace(classes=range(10), input_shape=(1, 28, 28))
+    layer = [m for m in build.student(config, data) if isinstance(m, torch.nn.Linear)][1]
+    assert layer.weight.var().item() == pytest.approx(variance, rel=0.02)
+    assert layer.weight.abs().max().item() <= edge
+    assert bool(layer.bias.any()) == has_biases
+    assert not has_biases or layer.bias.abs().max().item() <= edge

@@ -27,7 +27,7 @@ def part(short, tmp_path):
 
 
 def test_the_devices_of_a_machine_without_gpus(short, monkeypatch):
-    monkeypatch.setattr(queue, "cores", lambda: 4)
+    monkeypatch.setattr(queue, "cpu_count", lambda: 4)
     assert queue.available(short(), 10) == ["cpu"] * 4
     assert queue.available(short(), 3) == ["cpu"] * 3
     assert queue.available(short("devices=2"), 10) == ["cpu"] * 2

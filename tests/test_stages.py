@@ -380,10 +380,11 @@ def test_a_short_run_on_real_data(real_data, short, tmp_path, name):
 
 def test_a_forced_run_forgets_what_it_made_and_nothing_else(tmp_path):
     made = ("result.json", "student.pt", "preprocessing.pt", "teacher_logits.pt", "last.ckpt")
-    for name in (*made, "evaluation.json", "evaluation-100.json", "my_teacher.pt", "student.onnx"):
+    derived = ("evaluation.json", "evaluation-100.json", "student.onnx", "student.onnx.md")
+    for name in (*made, *derived, "student-int8.onnx", "my_teacher.pt"):
         (tmp_path / name).touch()
     runs.forget(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["my_teacher.pt", "student.onnx"]
+    assert [file.name for file in tmp_path.iterdir()] == ["my_teacher.pt"]
 
 
 def test_deterministic_runs_repeat_bit_by_bit(short, tmp_path, monkeypatch):

@@ -1,13 +1,16 @@
 """What lies around a run: odd names of folders, other files, what cannot be written, few cores."""
 
+import os
 import shutil
 
 import pytest
 from commands import command as command_here
 from conftest import SHORT
+from PIL import Image
 
-from noisy_kd import config
-from noisy_kd.cli.arguments import compose
+from noisy_kd import config, runs
+from noisy_kd.cli.arguments import compose, for_hydra
+from noisy_kd.data import store
 from noisy_kd.report import sweeps
 from noisy_kd.sweep.queue import available
 
@@ -101,3 +104,134 @@ def test_a_sweep_has_as_many_processes_as_the_container_has_cores(monkeypatch):
     """joblib knows the limits of containers, and this variable for all others."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     assert available(compose(["trainer=cpu"]), runs=8) == ["cpu"]
+
+
+# What belongs to others
+
+
+def test_clean_takes_nothing_that_is_not_the_stores(tmp_path):
+    for name in ("photos", "teacher-notes", "folders", ".hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    (tmp_path / ".DS_Store").touch()
+    entry = tmp_path / "teacher-0123456789abcdef"
+    entry.mkdir()
+    (entry / "entry.json").write_text("{}")
+    (tmp_path / f"{entry.name}.unfinished").mkdir()
+    (tmp_path / "folder-0123456789abcdef").touch()
+    before = set(tmp_path.rglob("*"))
+    assert store.clean(tmp_path) == (1, 0)
+    gone = {path.name for path in before - set(tmp_path.rglob("*"))}
+    assert gone == {entry.name, "entry.json", f"{entry.name}.unfinished", "folder-0123456789abcdef"}
+
+
+def test_a_run_does_not_replace_another_one(command, tmp_path):
+    same = (*SHORT, "hydra.run.dir=mine")
+    assert command("train", *same).returncode == 0
+    (tmp_path / "mine" / "student.onnx").touch()
+    other = command("train", *same, "seed=9")
+    assert other.returncode == 2
+    assert "mine holds the result of another run (noisy_teacher, seed 1)" in other.stderr
+    assert runs.read_result(tmp_path / "mine")["seed"] == 1
+    assert command("train", *same, "seed=9", "force=true").returncode == 0
+    assert runs.read_result(tmp_path / "mine")["seed"] == 9
+    assert not (tmp_path / "mine" / "student.onnx").exists()  # of the other student
+
+
+def test_the_files_of_two_runs_are_not_mixed(command, tmp_path):
+    for seed in (1, 2):
+        assert command("train", *SHORT, f"seed={seed}", f"hydra.run.dir={seed}").returncode == 0
+    for name in ("student.pt", "preprocessing.pt", "teacher_logits.pt"):
+        content = (tmp_path / "1" / name).read_bytes()
+        other = (tmp_path / "2" / name).read_bytes()
+        (tmp_path / "1" / name).write_bytes(other if other != content else content[:-1] + b"\0")
+        verb = ("predict", "1", "x.png") if name == "preprocessing.pt" else ("evaluate", "1")
+        (tmp_path / "x.png").touch()
+        done = command(*verb)
+        assert done.returncode == 2
+        assert f"1/{name}" in done.stdout + done.stderr
+        (tmp_path / "1" / name).write_bytes(content)
+
+
+def test_int8_does_not_follow_a_link_out_of_the_run(command, tmp_path):
+    assert command("train", *SHORT, "hydra.run.dir=mine").returncode == 0
+    (tmp_path / "precious").write_text("precious")
+    for name in ("student-int8.onnx", "student-inferred.onnx"):
+        (tmp_path / "mine" / name).symlink_to(tmp_path / "precious")
+    done = command("export", "mine", "--int8", "dynamic")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not (tmp_path / "mine" / "student-int8.onnx").is_symlink()
+
+
+# Networks of one's own that do not do what they seem to
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Frozen", "no weights to train"),
+        ("Detached", "have no gradient"),
+        ("AlwaysDropping", "in eval mode: does it draw random numbers"),
+    ],
+)
+def test_a_student_that_cannot_learn_is_refused_at_once(command, name, said):
+    own = ["model@student=module", f"student._target_=own_nets.{name}"]
+    done = command("train", *SHORT, *own)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Training the teacher" not in done.stderr
+
+
+def test_students_that_share_weights_are_not_stacked(command):
+    own = ["model@student=module", "student._target_=own_nets.Sharing"]
+    done = command("train", "-m", *SHORT, *own, "hydra/launcher=stacked", "devices=1", "seed=1,2")
+    assert done.returncode == 2
+    assert "share weights" in done.stderr
+    assert command("train", *SHORT, *own).returncode == 0
+
+
+def test_a_teacher_whose_logits_are_all_zero_is_taken_with_a_warning(command):
+    own = ["model@teacher=module", "teacher._target_=own_nets.ZeroHead", "teacher.max_epochs=0"]
+    done = command("train", *SHORT, *own)
+    assert done.returncode == 0, done.stderr
+    assert "near chance" in done.stdout + done.stderr
+
+
+def test_a_cell_that_occurs_twice_runs_once(command, tmp_path):
+    sweep = ("-m", "hydra/launcher=stacked", "devices=1", "seed=1,1")
+    done = command("train", *SHORT, *sweep)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 1
+
+
+def test_logits_that_are_not_finite_are_named(command, tmp_path):
+    own = ["model@student=module", "student._target_=own_nets.Contrast"]
+    done = command("train", *SHORT, *own, "hydra.run.dir=mine")
+    assert done.returncode == 0, done.stderr
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    done = command("predict", "mine", "black.png", "--allow", "own_nets")
+    assert done.returncode == 2
+    assert "black.png: the student's logits are not finite" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("hydra.run.dir=", "hydra.run.dir= must be a path"),
+        ("method=null", "method=null: choose fickle_teacher"),
+        ("method.temperature=inf", "must be a finite number"),
+        ("data.batch_size=99999999999999999999", "below 2^63"),
+    ],
+)
+def test_values_without_sense_are_named(command, argument, said):
+    method = ["method=hinton"] if "temperature" in argument else []
+    done = command("train", *SHORT, *method, argument)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line
+
+
+def test_home_is_expanded_in_the_output_folder():
+    (argument,) = for_hydra(["hydra.run.dir=~/runs"])
+    assert argument == f"hydra.run.dir='{os.path.expanduser('~')}/runs'"

@@ -22,6 +22,9 @@ TEXTS = (
 )
 """Keys that are paths or notations, whose values Hydra's grammar must not reinterpret."""
 
+GROUPS = ("data", "method", "optimizer", "trainer", "logger", "callbacks")
+"""Groups of ``conf/`` of which a run needs a file."""
+
 
 def for_hydra(arguments: Sequence[str]) -> list[str]:
     """Return the arguments as Hydra understands them.
@@ -54,6 +57,11 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
             names = sorted(file.stem for file in (CONF / "training").glob("[!.]*.yaml"))
             if recipe not in (*names, "null"):
                 raise InputError(f"{argument}: choose {', '.join(names)} or null.")
+        if recipe == "null" and group in GROUPS:
+            names = sorted(file.stem for file in (CONF / group).glob("[!.]*.yaml"))
+            raise InputError(f"{argument}: choose {', '.join(names)}.")
+        if group in ("hydra.run.dir", "hydra.sweep.dir") and argument.endswith("="):
+            raise InputError(f"{argument} must be a path.")
         if argument.startswith("--e"):  # also what argparse completes
             raise InputError(f"{argument}: it reads a pickle; type the settings instead.")
     acts = any(argument.split("=")[0] in ACTIONS for argument in arguments)
@@ -81,6 +89,7 @@ def _typed(argument: str, multirun: bool = False) -> str:
     is_list = multirun and "," in value and not os.path.exists(os.path.expanduser(value))
     if key.lstrip("+") not in TEXTS or not value or value[0] in "'\"" or value == "null" or is_list:
         return key + equals + value
+    value = os.path.expanduser(value) if key.startswith("hydra.") else value
     quoted = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
     return f"{key}='{quoted}'"
 

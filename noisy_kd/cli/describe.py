@@ -33,7 +33,7 @@ def main() -> None:
     """Print the description of what the command line's arguments would run."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print(__doc__)
+        print(__doc__ or "")
         return
     if {"-cn", "-m", "--multirun", "--config-name"} & {a.partition("=")[0] for a in arguments}:
         raise InputError("this describes one run: leave the sweep's name and -m out.")
@@ -85,7 +85,7 @@ def describe(config: Config, directory: Path, console: Console) -> None:
     weights_kept = WEIGHTS_KEPT * complexity.size_in_bytes(student_net)
     state = " (finished)" if runs.finished(directory, config_hash(config)) else ""
     lines = [
-        f"compression  {teachers / students:.2f}x fewer multiplications",
+        f"compression  {teachers / max(students, 1):.2f}x fewer multiplications",
         f"teacher      {taught}",
         f"student      {_steps(config.trainer.max_epochs, samples, config.data.batch_size)}",
         f"memory       {decimal(images)} of images, {decimal(logits)} of logits, "

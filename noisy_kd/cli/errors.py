@@ -1,5 +1,6 @@
 """How a command fails: one line that says what is wrong and how to mend it, and exit code 2."""
 
+import io
 import os
 import sys
 import threading
@@ -107,7 +108,7 @@ def run_command(main: Callable[[], None]) -> int:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and exiting
     try:
-        with redirect_stderr(_ErrorsOnly(sys.stderr)):
+        with redirect_stderr(_ErrorsOnly(sys.stderr or io.StringIO())):  # it may be closed
             main()
         print(end="", flush=True)
     except BrokenPipeError:  # for example from `| head`

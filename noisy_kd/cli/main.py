@@ -32,7 +32,7 @@ def main() -> int:
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0
     if arguments == ["--version"]:
         print(noisy_kd.__version__)
@@ -43,6 +43,11 @@ def main() -> int:
         print(f"noisy-kd: there is no verb {verb}: choose {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     sys.argv[1:] = arguments
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print("noisy-kd: the current folder is gone: change to another.", file=sys.stderr)
+        return 2
     takes_code = verb not in READERS or any(text.startswith("--al") for text in arguments)
     if takes_code and os.getcwd() not in sys.path:  # for networks and methods of the user's
         sys.path.append(os.getcwd())

@@ -104,6 +104,8 @@ def _run_once(config: Config, directory: Path, is_rank_zero: bool) -> runs.Resul
     if result is not None and not config.force:
         print(f"{directory} holds this run's result: skipped (force=true runs it again).")
         return result
+    if not config.force:
+        runs.check_free(directory, config_hash(config))
     from noisy_kd.training import stages
 
     if config.force and is_rank_zero:  # what goes wrong must not cost the result that is there

@@ -59,6 +59,12 @@ class Header:
     remarks: tuple[str, ...]
 
 
+def endings() -> set[str]:
+    """Return the endings of files that Pillow can read as images."""
+    formats = Image.registered_extensions()
+    return {end for end, name in formats.items() if name in Image.OPEN and name not in NOT_IMAGES}
+
+
 def inspect(file: Path) -> Header:
     """Read the header of an image file (of 16-bit files the pixels, too).
 
@@ -76,7 +82,7 @@ def inspect(file: Path) -> Header:
         bits = None
         if (deep := _deep(file, image)) is not None:
             bits = next(n for n in BITS if int(deep.max()) < 2**n)
-            remarks.append(f"{bits} bits scaled to 8")
+            remarks.append("16 bits scaled to 8")
         size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
         return Header(size, _is_grey(image), bits, tuple(remarks))
 

@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from noisy_kd.data import store as stores
 from noisy_kd.data.dataset import keyed_generator
-from noisy_kd.data.decode import NOT_IMAGES, Header, Pixels, decode, in_parallel, inspect
+from noisy_kd.data.decode import Header, Pixels, decode, endings, in_parallel, inspect
 from noisy_kd.data.files import read_json, write_json
 from noisy_kd.data.sources import Images, Source, stratified
 from noisy_kd.errors import InputError
@@ -118,7 +117,11 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
             "default is $NOISY_KD_DATA or ./data."
         )
     folders = {entry.name: entry for entry in _entries(root) if entry.is_dir()}
-    parts = {ALIASES[n.lower()]: path for n, path in folders.items() if n.lower() in ALIASES}
+    parts: dict[str, Path] = {}
+    for name, path in folders.items():
+        if (part := ALIASES.get(name.lower())) in parts:
+            raise InputError(f"data.root={root} has both {parts[part].name} and {name}: join them.")
+        parts |= {part: path} if part else {}
     if "train" not in parts and {"val", "test"} & parts.keys():
         raise InputError(f"data.root={root} has {', '.join(folders)}, but no folder train.")
     files: list[File] = []
@@ -142,7 +145,7 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
             hint = f" ({found} found, which are no images)" if found else ""
             raise InputError(f"data.root={root}: no images of {_some(empty)}{hint}.")
     for folder in {root, *(path for part, path in parts.items() if part != "unlabelled")}:
-        loose = sum(p.is_file() and p.suffix.lower() in _endings() for p in _entries(folder))
+        loose = sum(p.is_file() and p.suffix.lower() in endings() for p in _entries(folder))
         others.update({f"images in {folder.name}, but in no class folder": loose} if loose else {})
     if others and with_remarks:
         text = ", ".join(f"{count} {what}" for what, count in others.items())
@@ -177,7 +180,7 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
     states = hashlib.sha256(str(DECODER).encode())
     for file in files:
         states.update(repr((file.path, file.part, *_state(file.path))).encode())
-    known = store / "folders" / states.hexdigest()[:32]
+    known = store / f"folder-{states.hexdigest()[:16]}"
     if found := read_json(known):
         return str(found["content"])
     fingerprint = hashlib.sha256()
@@ -185,7 +188,7 @@ def content_digest(root: Path, store: Path, files: list[File] | None = None) -> 
         fingerprint.update(f"{files[k].part}/{files[k].label}\0{digest}\n".encode())
     content = fingerprint.hexdigest()[:32]
     with suppress(OSError, InputError):  # a store that is read-only remembers nothing
-        known.parent.mkdir(parents=True, exist_ok=True)
+        store.mkdir(parents=True, exist_ok=True)
         write_json(known, {"content": content})
     return content
 
@@ -202,7 +205,8 @@ def _decoded(
         wanted = _pixels([headers[k] for k in good], root, size)
         assert wanted.size is not None
         shape = (len(files), wanted.channels, *wanted.size)
-        stores.check_room(work.parent, 2 * math.prod(shape))  # they are written twice for a moment
+        needed = 2 * math.prod(shape)  # they are written twice for a moment
+        stores.check_room(work.parent, needed, "the decoded images", "a smaller data.size")
         try:
             pixels = np.memmap(work / "pixels", dtype=np.uint8, mode="w+", shape=shape)
         except OSError as error:
@@ -225,6 +229,7 @@ def _decoded(
                 "leave it out by data.on_error=skip."
             )
         kept = [file for k, file in enumerate(files) if k not in broken]
+        _check_classes(kept, root, with_remarks=True)
         content = _decoded(kept, root, size, on_error, work)
         content["facts"]["remarks"] += [f"left out (files: {len(errors)}): {_first(errors)}"]
         return content
@@ -263,6 +268,9 @@ def _remarks(headers: list[Header], pixels: np.ndarray[Any, Any]) -> list[str]:
     """Return what was done to the pixels, and whether there is nothing to see."""
     counts = Counter(remark for header in headers for remark in header.remarks)
     remarks = [f"{remark} (images: {count})." for remark, count in counts.items()]
+    if len(bits := {header.bits for header in headers if header.bits}) > 1:
+        found = ", ".join(map(str, sorted(bits)))
+        remarks.append(f"images use {found} of 16 bits: all are scaled as {max(bits)} bits.")
     if all(image.min() == image.max() for image in pixels[:SHOWN]):
         remarks.append(f"the first {len(pixels[:SHOWN])} images are each of one colour only.")
     return remarks
@@ -273,6 +281,8 @@ def _with_test_set(files: list[File], seed: int) -> list[File]:
     train = [file for file in files if file.part == "train"]
     index = {name: k for k, name in enumerate(sorted({file.label for file in train}))}
     labels = torch.tensor([index[file.label] for file in train])
+    if len(train) < TEST_SHARE:
+        raise InputError(f"data.root: {len(train)} images are too few to split off a test set.")
     rows, _ = stratified(labels, len(train) // TEST_SHARE, keyed_generator(seed, "test split"))
     chosen = set(rows.tolist())
     rest = [file for k, file in enumerate(train) if k not in chosen]
@@ -317,20 +327,15 @@ def _unreadable(error: OSError) -> InputError:
 
 def _images(folder: Path, others: Counter[str]) -> Iterator[Path]:
     """Return the image files at any depth of a folder, by their endings; count the others."""
-    endings = _endings()
+    known = endings()
     for path in _entries(folder):
         if path.is_dir():
             into_itself = path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
             yield from () if into_itself else _images(path, others)
-        elif (ending := path.suffix.lower()) in endings:
+        elif (ending := path.suffix.lower()) in known and (path.is_file() or path.is_symlink()):
             yield path
         else:
             others[ending or "without ending"] += 1
-
-
-def _endings() -> set[str]:
-    formats = Image.registered_extensions()
-    return {ending for ending, name in formats.items() if name not in NOT_IMAGES}
 
 
 def _text(path: Path | str) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from noisy_kd.errors import DamagedError, InputError
 log = logging.getLogger(__name__)
 
 SAME = ("kind", "data", "layers")
+OWN = re.compile(r"([a-z]+-[0-9a-f]{16})(?:\..+)?$")
+"""Names of the store's own files and folders."""
 VERSION = 3  # of the code that decides the bytes; raise it when a change here alters results
 
 
@@ -66,17 +69,18 @@ def get_or_make(
     return found
 
 
-def check_room(store: Path, needed: int) -> None:
-    """Refuse a full disk now: to write so many bytes to a memory map on it ends the process.
+def check_room(store: Path, needed: int, what: str, mend: str) -> None:
+    """Refuse a disk that is too full now, not after hours.
 
     Raises:
         InputError: saying how much is free, and how much is needed.
     """
-    free = shutil.disk_usage(store).free
+    there = next(folder for folder in (store, *store.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise InputError(
-            f"store={store} has {free / 1e9:.1f} GB left, but decoding the images needs "
-            f"{needed / 1e9:.1f} GB: choose another folder, or a smaller data.size."
+            f"store={store} has {free / 1e9:.1f} GB left, but {what} need {needed / 1e9:.1f} GB: "
+            f"choose another folder, or {mend}."
         )
 
 
@@ -151,17 +155,23 @@ def differing(made: list[dict[str, Any]]) -> list[str]:
 
 
 def clean(store: Path) -> tuple[int, int]:
-    """Remove what no other process makes or uses; return how many entries, and how many stay."""
+    """Remove what no other process makes or uses; return how many entries, and how many stay.
+
+    Whatever else lies in the folder stays, too.
+    """
     removed = kept = 0
-    for name in sorted({path.name.partition(".")[0] for path in store.iterdir()}):
+    found = map(OWN.match, sorted(path.name for path in store.iterdir()))
+    for name in dict.fromkeys(match[1] for match in found if match):
         file, about = store / f"{name}.lock", store / name / "entry.json"
         with suppress(Timeout), files.locked(file, timeout=0):
             if files.is_used(about):
                 kept += 1
                 continue
             removed += about.exists()
-            for path in store.glob(f"{name}*"):
-                if path.is_dir():
+            for path in [*store.glob(f"{name}.*"), store / name]:
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
+                elif path != file:
+                    path.unlink(missing_ok=True)
             file.unlink(missing_ok=True)
     return removed, kept

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ def write(form: str, model: nn.Module, example: Tensor, file: Path, about: dict[
         raise InputError(f"{why}: choose another --output.") from error
     except Exception as error:  # torch.export's, of a network that it cannot trace
         text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # colours
-        why = next(iter(text.splitlines()), type(error).__name__)
+        why = next(filter(str.strip, text.splitlines()), type(error).__name__).strip()
         raise InputError(f"the student cannot be exported as {form}: {why}") from error
 
 
@@ -150,11 +151,20 @@ def quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
             return next(parts, None)
 
     logging.disable(logging.WARNING)  # its advice on a step that changes nothing here
-    if kind == "dynamic":
-        quantization.quantize_dynamic(file, small)
-    else:
-        quantization.quantize_static(file, small, Reader())
-    logging.disable(logging.NOTSET)
+    try:
+        with TemporaryDirectory() as work, files.writing(work):
+            copy, made = Path(work) / "model.onnx", Path(work) / "int8.onnx"
+            copy.write_bytes(file.read_bytes())
+            if kind == "dynamic":
+                quantization.quantize_dynamic(copy, made)
+            else:
+                quantization.quantize_static(copy, made, Reader())
+            content = made.read_bytes()
+    except (ValueError, RuntimeError) as error:  # InputError, and what onnxruntime raises
+        raise InputError(f"{file} cannot be made int8: {files.why(error)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    files.write(small, content)
 
 
 def _package(name: str) -> Any:

@@ -55,6 +55,9 @@ def predict(
         except Exception as error:  # a model that is not what its file says
             why = " ".join(str(error).split())[:120]
             raise InputError(f"{model} does not give {len(classes)} logits: {why}.") from error
+        if not logits.isfinite().all():
+            yield {**answer, "error": f"{file}: the student's logits are not finite."}
+            continue
         best = logits.softmax(dim=1).topk(min(top, len(classes)))
         names = [classes[k] for k in best.indices[0].tolist()]
         yield {**answer, "classes": names, "probabilities": best.values[0].tolist()}

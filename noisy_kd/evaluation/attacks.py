@@ -48,7 +48,8 @@ def pgd(
 
 def _ascent(model: Model, x_BCHW: Tensor, labels_B: Tensor) -> Tensor:
     """Sign of the gradient of the cross-entropy."""
-    x = x_BCHW.detach().requires_grad_()
-    loss = F.cross_entropy(model(x), labels_B, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, x)
+    with torch.enable_grad():
+        x = x_BCHW.detach().requires_grad_()
+        loss = F.cross_entropy(model(x), labels_B, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
     return gradient.sign()

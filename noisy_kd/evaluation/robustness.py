@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
 
 from noisy_kd.data.dataset import at_once, keyed_generator
+from noisy_kd.errors import InputError
 from noisy_kd.evaluation import attacks
 from noisy_kd.evaluation.attacks import Model
 from noisy_kd.evaluation.corruptions import CORRUPTIONS, Corruption, gaussian_noise
@@ -99,7 +100,10 @@ class Evaluation:
     def logits(self, images: Tensor) -> Tensor:
         """Of uint8 images, [N, K]."""
         parts = images.split(at_once(images, BATCH))
-        return torch.cat([self.model(part.float() / 255) for part in parts])
+        logits = torch.cat([self.model(part.float() / 255) for part in parts])
+        if (wrong := int((~logits.isfinite()).any(dim=1).sum())) > 0:
+            raise InputError(f"the student's logits of {wrong} images are not finite.")
+        return logits
 
     def _corrupted(self, corrupt: Corruption, strength: float, purpose: str) -> float:
         return self._accuracy(lambda x, _, s, draws: corrupt(x, s, draws), strength, purpose)

@@ -1,4 +1,4 @@
-"""Dropout with a generator of its own, other pixels for a teacher, BatchNorm as an aid."""
+"""Initial weights, Dropout with a generator, other pixels for a teacher, BatchNorm as an aid."""
 
 import math
 import random
@@ -157,3 +157,30 @@ def folded(normed: nn.Sequential) -> nn.Sequential:
         else:
             net.append(layer)
     return net
+
+
+def initialise(net: nn.Module, generator: torch.Generator, how: str = "he") -> None:
+    """Draw the weights of convolutions and fully connected layers.
+
+    Args:
+        net: is changed.
+        generator: that is drawn from.
+        how: ``he``, He et al. 2015: normal with variance 2 / fan-in; ``xavier``, Glorot & Bengio
+            2010: uniform with variance 2 / (fan-in + fan-out); both with zero biases. ``torch``:
+            torch's default, uniform within 1 / sqrt(fan-in), biases too.
+    """
+    for module in net.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        fan_in = math.prod(module.weight.shape[1:])
+        edge = 1 / math.sqrt(fan_in)
+        if how == "he":
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in), generator=generator)
+        elif how == "xavier":
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+        else:
+            nn.init.uniform_(module.weight, -edge, edge, generator=generator)
+        if module.bias is not None and how == "torch":
+            nn.init.uniform_(module.bias, -edge, edge, generator=generator)
+        elif module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation as nt
-from noisy_kd.model.layers import Dropout, seeded
+from noisy_kd.model.layers import Dropout, initialise, seeded
 from noisy_kd.model.targets import check_allowed, locate, weights_only
 
 OWN_LAYERS = (
@@ -280,16 +280,6 @@ def with_active_dropout(net: nn.Module, probability: float) -> nn.Module:
 def label(module: nn.Module) -> str:
     """Return the module's word in the notation, or its class's name."""
     return str(_layer(module) or type(module).__name__)
-
-
-def initialise(net: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights as He et al. 2015: normal with variance 2 / fan-in, biases zero."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            fan_in = math.prod(module.weight.shape[1:])
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in), generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 def _modules(layer: nt.Layer, x: Tensor, with_relu: bool) -> list[nn.Module]:

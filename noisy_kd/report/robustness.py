@@ -29,7 +29,7 @@ def evaluated(folder: Path) -> list[Result]:
         result | {"evaluation": evaluation}
         for directory, result in runs.results(folder)
         for file in sorted(directory.glob("evaluation*.json"))
-        if (evaluation := runs.read_json(file))
+        if "images" in (evaluation := runs.read_json(file) or {})
     ]
 
 

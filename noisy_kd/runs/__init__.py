@@ -25,6 +25,9 @@ Result = dict[str, Any]
 
 TEACHER_LOGITS = "teacher_logits.pt"  # of the test images, of several teachers the combined
 
+OWN_FILES = ("student.pt", "preprocessing.pt", TEACHER_LOGITS)
+"""Files whose digests a result holds."""
+
 UNTOUCHED = {".hydra", "train.log", "run.lock", "run.holder"}
 """What Hydra leaves in a run's directory before the run has begun."""
 
@@ -49,11 +52,26 @@ def finished(directory: Path, config_hash: str) -> Result | None:
     return result if is_finished else None
 
 
+def check_free(directory: Path, config_hash: str) -> None:
+    """Refuse a directory that holds the result of another run.
+
+    Raises:
+        InputError: naming it.
+    """
+    held = read_result(directory)
+    if held and held.get("status") != "failed" and held.get("config_hash") != config_hash:
+        raise InputError(
+            f"{directory} holds the result of another run ({held.get('method')}, seed "
+            f"{held.get('seed')}): choose another hydra.run.dir, or replace it by force=true."
+        )
+
+
 def forget(directory: Path) -> None:
     """Remove what the run has written: result, student, checkpoint, curves, evaluation."""
     for pattern in (
         *("result.json", "student.pt", "preprocessing.pt", TEACHER_LOGITS, "last.ckpt"),
         *("metrics.csv", "evaluation*.json", "latency.json", "events.out.*"),
+        *("student*.onnx*", "student*.pt2*", "student*.safetensors*"),
     ):
         for file in directory.glob(pattern):
             file.unlink(missing_ok=True)
@@ -167,11 +185,13 @@ def load_preprocessing(directory: str | Path, allow: Sequence[str] = ()) -> nn.M
 
 def file_digest(path: str, key: str = "") -> str:
     """Return a fingerprint of a file's content; messages begin with the key of its path."""
+    where = f"{key}{'=' * bool(key)}{path}"
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise InputError(f"{where} cannot be read (it is no file): name a file.")
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        where = f"{key}{'=' * bool(key)}{path}"
         raise InputError(f"{where} cannot be read ({error.strerror}): name a file.") from error
 
 
@@ -182,6 +202,10 @@ def read_tensors(file: Path) -> Any:
         DamagedError: if it holds anything else, or is damaged.
     """
     try:
-        return files.read_tensors(file)
+        content = files.read_tensors(file)
+        digest = (read_result(file.parent) or {}).get("digests", {}).get(file.name)
+        if digest not in (None, file_digest(str(file))):
+            raise DamagedError(f"{file} is not what this run has written.")
+        return content
     except DamagedError as error:
         raise DamagedError(f"{error} force=true makes the run again.") from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from noisy_kd import config as configuration
 from noisy_kd import runs
@@ -84,6 +84,9 @@ def launch(
     returns = []
     for job in jobs:
         returns.append(_replay(launcher, job, failed))
+        if job.config is not None:  # much memory, which no sweeper reads
+            returns[-1].cfg = returns[-1].hydra_cfg = None
+            job.cfg = DictConfig({})
         configure_log(hydra.hydra_logging, hydra.verbose)
     if ours:
         _show_table(folder, name, ours, is_search)
@@ -98,7 +101,7 @@ def launch(
 def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -> Job:
     log.debug("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
     cfg = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
-    with open_dict(cfg):
+    with flag_override(cfg.hydra, ["readonly", "struct"], [False, False]):
         cfg.hydra.job.id = cfg.hydra.job.num = number
     if not {"data", "teacher", "student", "method"} <= set(cfg):
         return Job(cfg, None, Path())
@@ -128,6 +131,8 @@ def _train(jobs: list[Job], train: Trainer) -> dict[str, str]:
             )
     todo = [job for job in unique.values() if job.own.force or not job.is_finished]
     for job in todo:
+        if not job.own.force:
+            runs.check_free(job.directory, config_hash(job.own))
         job.directory.mkdir(parents=True, exist_ok=True)
     groups = grid.groups([job.own for job in todo], [job.directory for job in todo])
     begun = sum((job.directory / "last.ckpt").exists() for job in todo)

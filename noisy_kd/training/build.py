@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from noisy_kd.config import Config, Input, Network, Optimizer, Teacher, named_networks
 from noisy_kd.data import preprocessing
@@ -26,7 +26,7 @@ from noisy_kd.method import Method
 from noisy_kd.model import network as networks
 from noisy_kd.model import notation
 from noisy_kd.model.device import choose_device
-from noisy_kd.model.layers import TeacherInput, teacher_channels
+from noisy_kd.model.layers import TeacherInput, initialise, teacher_channels
 from noisy_kd.model.network import instantiate
 from noisy_kd.model.targets import locate
 from noisy_kd.runs.identity import resolved_precision
@@ -157,7 +157,10 @@ def network(
 def student(config: Config, data: ImageDataModule) -> nn.Module:
     """Return the untrained student with the initial weights that the run's seed decides."""
     dropout, classes = config.student.dropout, len(data.classes)
-    return network(config.student, data.input_shape, classes, config.seed, dropout)
+    net = network(config.student, data.input_shape, classes, config.seed, dropout)
+    if config.student.init != "he":
+        initialise(net, Generator().manual_seed(config.seed), config.student.init)
+    return net
 
 
 def teachers(config: Config, data: ImageDataModule) -> list[nn.Module]:

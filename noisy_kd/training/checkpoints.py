@@ -9,7 +9,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,10 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
         InputError: if the file cannot be read, or not exactly one set of weights fits.
     """
     place = f"teacher.checkpoint={file}"
-    candidates = {path: tensors for path, tensors in _state_dicts(_load(file, place))}
+    try:
+        candidates = dict(_state_dicts(_load(file, place)))
+    except RecursionError as error:
+        raise InputError(f"{place} holds itself. Expected: {EXPECTED}.") from error
     if not candidates:
         raise InputError(
             f"{place} holds no state dict: save it by torch.save(net.state_dict(), FILE)."
@@ -90,7 +93,10 @@ def read_checkpoint(file: Path, net: nn.Module, key: str | None = None) -> dict[
     if first.key:
         log.info("%s: the weights at %s.", place, first.key)
     for name, value in first.weights.items():
-        if not value.isfinite().all():
+        if value.is_sparse or value.is_quantized or value.is_complex() or value.is_meta:
+            kind = f"{value.dtype}, {value.layout}, on {value.device}"
+            raise InputError(f"{place}: {name} is {kind}: save plain tensors.")
+        if not value.float().isfinite().all():
             raise InputError(f"{place}: {name} holds values that are not finite.")
     return first.weights
 
@@ -200,6 +206,8 @@ def _load_pickle(file: Any, **arguments: Any) -> Any:
 
 def _state_dicts(content: Any, path: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield each mapping with tensors in it, and its place in the file."""
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
     if not isinstance(content, Mapping):
         return
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
@@ -212,20 +220,35 @@ def _state_dicts(content: Any, path: str = "") -> Iterator[tuple[str, dict[str, 
 def _fits(path: str, tensors: Mapping[str, Tensor], net: nn.Module) -> Iterator[Candidate]:
     """Yield the parts of a state dict that are the network's: one for each prefix of its names."""
     expected = net.state_dict()
-    given = {WRAPPERS.sub("", name): value for name, value in tensors.items()}
     needed = [name for name in expected if not name.endswith(COUNTERS)]
-    if not needed:
-        return
-    longest = max(needed, key=len)
-    ends = [name for name in given if name == longest or name.endswith(f".{longest}")]
-    for prefix in sorted({name[: -len(longest)] for name in ends}):
-        own = {name: given.get(prefix + name, expected[name]) for name in expected}
-        if any(prefix + name not in given for name in needed):
-            continue
-        if any(own[name].shape != expected[name].shape for name in expected):
-            continue
-        if not _left_over(given, prefix, net):
-            yield Candidate(".".join(filter(None, [path, prefix.rstrip(".")])), own)
+    longest = max(needed, key=len, default="")
+    for wrapper, given in _unwrapped(tensors, expected).items() if needed else ():
+        ends = [name for name in given if name == longest or name.endswith(f".{longest}")]
+        for prefix in sorted({name[: -len(longest)] for name in ends}):
+            own = {name: given.get(prefix + name, expected[name]) for name in expected}
+            if any(prefix + name not in given for name in needed):
+                continue
+            if any(own[name].shape != expected[name].shape for name in expected):
+                continue
+            if not _left_over(given, prefix, net):
+                key = ".".join(filter(None, [path, wrapper, prefix.rstrip(".")]))
+                yield Candidate(key, own)
+
+
+def _unwrapped(tensors: Mapping[str, Tensor], own: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    """Return tensors without the wrappers in their names, unless they belong there.
+
+    Weights that a file has both with and without a wrapper are two sets, by the wrapper.
+    """
+    if any(WRAPPERS.search(name) for name in own):
+        return {"": dict(tensors)}
+    sets: dict[str, dict[str, Tensor]] = {"": {}}
+    is_one = len({WRAPPERS.sub("", name) for name in tensors}) == len(tensors)
+    for name, value in tensors.items():
+        wrapper = WRAPPERS.search(name)
+        key = "" if is_one or wrapper is None else wrapper[0].rstrip(".")
+        sets.setdefault(key, {})[WRAPPERS.sub("", name)] = value
+    return sets
 
 
 def _left_over(given: Mapping[str, Tensor], prefix: str, net: nn.Module) -> list[str]:
@@ -246,18 +269,15 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 def _why(found: Mapping[str, Mapping[str, Tensor]], net: nn.Module) -> str:
     """Return what keeps the weights that come closest from fitting."""
     expected = {n: v for n, v in net.state_dict().items() if not n.endswith(COUNTERS)}
-    cleaned = {
-        path: {WRAPPERS.sub("", name): value for name, value in tensors.items()}
-        for path, tensors in found.items()
-    }
-    closest: dict[str, Tensor] = {}
+    cleaned = [one for tensors in found.values() for one in _unwrapped(tensors, expected).values()]
+    closest: Mapping[str, Tensor] = {}
     prefix, misses = "", list(expected)
-    for given in cleaned.values():
+    for given in cleaned:
         for candidate in {name[: -len(e)] for e in expected for name in given if name.endswith(e)}:
             missing = [name for name in expected if candidate + name not in given]
             if len(missing) < len(misses) or not closest:
                 closest, prefix, misses = given, candidate, missing
-    closest = closest or max(cleaned.values(), key=len)
+    closest = closest or max(cleaned, key=len)
     there = {name: closest[prefix + name] for name in expected if prefix + name in closest}
     others = [name for name, value in there.items() if value.shape != expected[name].shape]
     if others:

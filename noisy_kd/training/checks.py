@@ -1,5 +1,6 @@
 """What is refused before anything is trained: settings, and networks that do not fit the data."""
 
+import copy
 import importlib.util
 import math
 
@@ -15,7 +16,7 @@ from noisy_kd.errors import InputError
 from noisy_kd.method import Method
 from noisy_kd.model import complexity
 from noisy_kd.model.layers import has_batch_norm
-from noisy_kd.model.network import with_active_dropout
+from noisy_kd.model.network import logits_of, with_active_dropout
 from noisy_kd.model.targets import locate
 from noisy_kd.training import build
 from noisy_kd.training.hints import hint_stage
@@ -106,6 +107,7 @@ def check_fit(
     data.training_set(data.subset)
     check_teacher(config.teacher, data, method, teachers)
     complexity.multiplications(student, data.input_shape)
+    _check_student(student, data.input_shape)
     if method.hint is not None:
         hint_stage(method.hint, teachers[0], student, data.input_shape, config.seed)
     if method.teacher_dropout is not None:
@@ -118,6 +120,33 @@ def check_fit(
             "optimizer.averaging=swa: averaged weights of a network with BatchNorm need statistics "
             "of their own; use none or ema."
         )
+
+
+def _check_student(student: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """Refuse a student that cannot be trained, or whose finished logits would not be its own."""
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise InputError("the student has no weights to train.")
+    net, x = copy.deepcopy(student).eval(), torch.ones(2, *input_shape)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        first, second = (logits_of(net(x.clone())) for _ in range(2))
+    if not first.requires_grad:
+        raise InputError("the student's logits have no gradient: its forward detaches them.")
+    if not torch.allclose(first, second, equal_nan=True):
+        raise InputError(
+            "the student gives other logits for the same images in eval mode: does it draw random "
+            "numbers, as F.dropout(x) does without training=self.training?"
+        )
+
+
+def check_unshared(students: list[nn.Module]) -> None:
+    """Refuse students that are trained side by side and share weights.
+
+    Raises:
+        InputError: saying so.
+    """
+    own = [id(parameter) for student in students for parameter in student.parameters()]
+    if len(set(own)) < len(own):
+        raise InputError("the students share weights: make each layer in __init__, or max_stack=1.")
 
 
 def check_teacher(

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noisy_kd.method.method import Hint
-from noisy_kd.model.network import initialise, upto
+from noisy_kd.model.layers import initialise
+from noisy_kd.model.network import upto
 
 
 class HintStage(nn.Module):

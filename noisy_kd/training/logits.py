@@ -193,6 +193,9 @@ def _of_views(
         log.info("Computing the teacher's logits, once: view %d of %d.", v + 1, count)
         return logits(dataset, v)
 
+    if count > 1:
+        needed = 4 * count * len(dataset.pixels) * len(data.classes)
+        stores.check_room(folder, needed, f"the logits of {count} views", "fewer data.views")
     keys = [{"images": data.digest, "view": v} | data.views.decided_by(v) for v in range(count)]
     return torch.cat(
         [_stored(folder, made_by | key, partial(of_view, v)) for v, key in enumerate(keys)]

@@ -314,7 +314,7 @@ def _read(sums: Sums) -> dict[str, float]:
     read = {name: float(value) for name, value in sums.items()}
     metrics = {"loss": read["loss"] / read["count"]} if "count" in read else {}
     if "moved" in read:
-        metrics["perturbation"] = read["moved"] / read["size"]
+        metrics["perturbation"] = read["moved"] / (read["size"] or 1)  # 0 of a teacher of zeros
     if "val_count" in read:
         metrics["val_errors"] = read["val_errors"]
         metrics["val_error"] = read["val_errors"] / read["val_count"]

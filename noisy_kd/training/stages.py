@@ -1,30 +1,22 @@
 """A run, top to bottom: data, teacher, logits, student, result."""
 
-import hashlib
 import logging
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 
-import lightning
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import noisy_kd
 from noisy_kd import runs
 from noisy_kd.config import Config
 from noisy_kd.data import files
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.preprocessing import kind_of
+from noisy_kd.errors import InputError
 from noisy_kd.model import complexity
 from noisy_kd.model.network import notation_of
 from noisy_kd.runs import TEACHER_LOGITS, Result
@@ -33,6 +25,7 @@ from noisy_kd.training import build, checks, dashboard
 from noisy_kd.training.callbacks.logs import close
 from noisy_kd.training.logits import predict_logits, stacked_logits
 from noisy_kd.training.numerics import Numerics, choose_threads, device_name
+from noisy_kd.training.provenance import provenance, versions
 from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent, train_students
 from noisy_kd.training.teacher import TeacherTraining
 
@@ -124,6 +117,7 @@ def prepare(configs: list[Config]) -> Prepared:
         run = Run(config, build.method(config), build.student(config, data))
         checks.check_fit(config, data, run.method, run.student, teachers)
         prepared.append(run)
+    checks.check_unshared([run.student for run in prepared])
     nets = [*teachers, *(run.student for run in prepared)]
     cost = max(complexity.multiplications(net, data.input_shape) for net in nets)
     choose_threads(numerics.device, cost, first.deterministic)
@@ -139,6 +133,8 @@ def _images(config: Config) -> ImageDataModule:
     key = repr(config.data)
     if key not in _READ:
         _READ[key] = build.data_module(config)
+    if not len(_READ[key].test_images):
+        raise InputError(f"data.root={config.data.root} has no test images: add some.")
     return _READ[key]
 
 
@@ -159,6 +155,8 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
         for spec, net in specs
     ]
     train, test = stacked_logits(teachers, data, Path(first.config.store), first.method)
+    if not (train.isfinite().all() and test.isfinite().all()):
+        raise InputError(f"{first.config.teacher_name}: the teacher's logits are not finite.")
     taught = TeacherOutputs(teachers, train, test)
     error, chance = validation_error(first, data, taught), 1 - 1 / len(data.classes)
     settings = first.config.teacher
@@ -206,8 +204,11 @@ def summary(config: Config, data: ImageDataModule, numerics: Numerics) -> str:
 
 
 def count_errors(logits_NC: Tensor, labels_N: Tensor) -> int:
-    """Return how many samples are classified wrongly by the largest logit."""
-    return int((logits_NC.argmax(dim=1) != labels_N.cpu()).sum())
+    """Return how many samples are classified wrongly by the largest logit, or by none."""
+    is_finite = logits_NC.isfinite().all(dim=1)
+    if not is_finite.all():
+        log.warning("Logits that are not finite, which count as errors: %d.", (~is_finite).sum())
+    return int(((logits_NC.argmax(dim=1) != labels_N.cpu()) | ~is_finite).sum())
 
 
 @rank_zero_only
@@ -235,6 +236,8 @@ def keep(
     placed = replace(config, data=replace(config.data, root=root))
     text = OmegaConf.to_yaml(OmegaConf.structured(placed))
     files.write_yaml(directory / "config.yaml", text)
+    own = [name for name in runs.OWN_FILES if (directory / name).exists()]
+    result["digests"] = {name: runs.file_digest(str(directory / name)) for name in own}
     runs.write_result(directory, result)
     (directory / "last.ckpt").unlink(missing_ok=True)
 
@@ -278,7 +281,7 @@ def describe_run(run: Run, prepared: Prepared) -> Result:
         "bits": prepared.data.bits,
         "multiplications": cost,
         "teacher_multiplications": teacher_cost,
-        "compression": teacher_cost / cost,
+        "compression": teacher_cost / max(cost, 1),
         "parameters": complexity.parameters(run.student),
         "teacher_parameters": sum(complexity.parameters(net) for net in prepared.teachers),
     }
@@ -317,29 +320,4 @@ def outcome(
         "steps": student.steps,
         "seconds": round(student.seconds, 3),
         "samples_per_second": round(student.samples / student.seconds, 1),
-    }
-
-
-@cache
-def provenance() -> dict[str, str]:
-    """Return the git commit of the code (its version without git), and a digest of all packages."""
-    folder = Path(noisy_kd.__file__).parent.parent
-    commit = ""
-    if (folder / ".git").exists():
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-        with suppress(OSError):
-            done = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True)
-            commit = done.stdout.strip()
-    packages = sorted(f"{one.name}=={one.version}" for one in metadata.distributions())
-    digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
-    return {"commit": commit or noisy_kd.__version__, "packages": digest}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what made the numbers."""
-    return {
-        "noisy_kd": noisy_kd.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
     }

@@ -700,10 +700,10 @@ def _warm_up() -> None:
 
     from noisy_kd.data import sources
     from noisy_kd.sweep.plugins import add_to_path
-    from noisy_kd.training import stages
+    from noisy_kd.training import provenance, stages  # noqa: F401
 
     sources.digits()
-    stages.provenance()
+    provenance.provenance()
 
     add_to_path()
     tensorboard.SummaryWriter.add_figure = lambda *_, **__: None
