@@ -220,6 +220,10 @@ def test_logits_that_are_not_finite_are_named(command, tmp_path):
     [
         ("hydra.run.dir=", "hydra.run.dir= must be a path"),
         ("method=null", "method=null: choose fickle_teacher"),
+        (
+            "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
+            "callbacks.stop: EarlyStopping.__init__() missing 1 required positional argument",
+        ),
         ("method.temperature=inf", "must be a finite number"),
         ("data.batch_size=99999999999999999999", "below 2^63"),
     ],

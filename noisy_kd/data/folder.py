@@ -79,6 +79,7 @@ def read(
     made_by |= {"size": str(size), "on_error": on_error, "decoder": DECODER}
     if not any(file.part == "test" for file in files):
         files = _with_test_set(files, seed)
+        _check_classes(files, root, with_remarks=True)
         made_by["test_seed"] = seed
     tensors, facts = stores.get_or_make(
         store, "images", made_by, lambda work: _decoded(files, root, size, on_error, work)
@@ -269,8 +270,7 @@ def _remarks(headers: list[Header], pixels: np.ndarray[Any, Any]) -> list[str]:
     counts = Counter(remark for header in headers for remark in header.remarks)
     remarks = [f"{remark} (images: {count})." for remark, count in counts.items()]
     if len(bits := {header.bits for header in headers if header.bits}) > 1:
-        found = ", ".join(map(str, sorted(bits)))
-        remarks.append(f"images use {found} of 16 bits: all are scaled as {max(bits)} bits.")
+        remarks.append(f"images use {sorted(bits)} of 16 bits: all are scaled as {max(bits)} bits.")
     if all(image.min() == image.max() for image in pixels[:SHOWN]):
         remarks.append(f"the first {len(pixels[:SHOWN])} images are each of one colour only.")
     return remarks

@@ -58,6 +58,11 @@ def check_settings(config: Config) -> None:
                 continue
             also = SummaryWriter if issubclass(make, TensorBoardLogger) else None
             build.check_arguments(f"{group}.{name}", make, build.arguments(node), also)
+            if kind is Callback:
+                try:
+                    make(**build.arguments(node))
+                except Exception as error:  # the callback's own
+                    raise InputError(f"{group}.{name}: {' '.join(str(error).split())}") from error
 
 
 def _check_optimizer(place: str, settings: Optimizer) -> None:
