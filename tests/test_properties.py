@@ -50,7 +50,9 @@ def test_any_text_is_a_network_or_is_refused_with_its_position(text):
 @settings(SETTINGS, max_examples=20)
 @given(
     st.sampled_from(["method.sigma", "method.alpha", "optimizer.lr", "seed", "data.batch_size"]),
-    st.floats() | st.integers() | st.from_regex(r"[-+0-9.eE_xinfa]{1,9}", fullmatch=True),
+    st.floats(allow_subnormal=False)
+    | st.integers()
+    | st.from_regex(r"[-+0-9.eE_xinfa]{1,9}", fullmatch=True),
 )
 def test_any_number_is_taken_or_refused_in_one_line(key, value):
     done = command_here("describe", f"{key}={value}")

@@ -160,8 +160,8 @@ def clean(store: Path) -> tuple[int, int]:
     Whatever else lies in the folder stays, too.
     """
     removed = kept = 0
-    found = map(OWN.match, sorted(path.name for path in store.iterdir()))
-    for name in dict.fromkeys(match[1] for match in found if match):
+    matches = map(OWN.match, sorted(path.name for path in store.iterdir()))
+    for name in dict.fromkeys(match[1] for match in matches if match):
         file, about = store / f"{name}.lock", store / name / "entry.json"
         with suppress(Timeout), files.locked(file, timeout=0):
             if files.is_used(about):
