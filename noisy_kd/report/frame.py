@@ -47,6 +47,10 @@ IMPLIED = {  # settings that differ because an axis differs
 }
 
 
+NO_VIEWS = {"data.augment": "none", "data.views": 1}
+OWN_VIEWS = {"cifar10": {"data.augment": "mirror", "data.views": 2}}
+"""Views of data sets, where a run names no others."""
+
 NETWORKS = ("model@student", "model@teacher")
 """Columns that stand for the layers, which would fill a table."""
 
@@ -68,6 +72,7 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
         settings = result["settings"]
         row = _flat(settings)
         row["data"] = row.pop("data.name")
+        row = OWN_VIEWS.get(row["data"], NO_VIEWS) | row
         row["method"] = row.pop("method._target_").rpartition(".")[2]
         row |= {"model@student": result["student"], "model@teacher": result["teacher"]}
         if row["method"] == "two_teachers":
