@@ -89,7 +89,11 @@ def _of_thread(failed: threading.ExceptHookArgs) -> None:
     if failed.exc_value is None or disk_error(failed.exc_value) is None:
         threading.__excepthook__(failed)
     else:
-        print(f"noisy-kd: {one_line(failed.exc_value, 'the curves')}", file=sys.stderr)
+        frames = [frame.f_locals for frame, _ in traceback.walk_tb(failed.exc_traceback)]
+        files = [getattr(names.get("self"), "filename", None) for names in frames]
+        places = [os.fsdecode(file) for file in files if isinstance(file, str | bytes)]
+        place = (places or ["the curves"])[-1]
+        print(f"noisy-kd: {one_line(failed.exc_value, place)}", file=sys.stderr)
 
 
 def _interrupted() -> int:

@@ -47,8 +47,8 @@ IMPLIED = {  # settings that differ because an axis differs
 }
 
 
-NO_VIEWS = {"data.augment": "none", "data.views": 1}
-OWN_VIEWS = {"cifar10": {"data.augment": "mirror", "data.views": 2}}
+NO_VIEWS: dict[str, Any] = {"data.augment": "none", "data.views": 1}
+OWN_VIEWS: dict[str, dict[str, Any]] = {"cifar10": {"data.augment": "mirror", "data.views": 2}}
 """Views of data sets, where a run names no others."""
 
 NETWORKS = ("model@student", "model@teacher")
