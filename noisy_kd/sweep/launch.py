@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, flag_override
 
@@ -23,7 +22,7 @@ from noisy_kd import runs
 from noisy_kd.config import Config
 from noisy_kd.data.files import writing
 from noisy_kd.errors import InputError, TrainingError
-from noisy_kd.runs.identity import config_hash
+from noisy_kd.runs.identity import config_hash, run_name
 from noisy_kd.sweep import grid
 from noisy_kd.sweep.grid import Part
 
@@ -105,13 +104,13 @@ def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -
         cfg.hydra.job.id = cfg.hydra.job.num = number
     if not {"data", "teacher", "student", "method"} <= set(cfg):
         return Job(cfg, None, Path())
-    config = configuration.read(OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]))
+    config = configuration.read(cfg)
     if config.trainer.strategy == "ddp":
         raise InputError("trainer=ddp shares one run between devices: leave it out of a sweep.")
-    state = Singleton.get_state()
-    HydraConfig.instance().set_config(cfg)
+    if OmegaConf.to_container(cfg.hydra.sweep)["subdir"] == "${run_name:}":
+        cfg.hydra.sweep.subdir = run_name(config)  # resolving it would read the settings anew
+    HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in the folder's name
     directory = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)
-    Singleton.set_state(state)
     return Job(cfg, config, directory.absolute())
 
 
