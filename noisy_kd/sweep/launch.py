@@ -107,7 +107,8 @@ def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -
     config = configuration.read(cfg)
     if config.trainer.strategy == "ddp":
         raise InputError("trainer=ddp shares one run between devices: leave it out of a sweep.")
-    if OmegaConf.to_container(cfg.hydra.sweep)["subdir"] == "${run_name:}":
+    places: Any = OmegaConf.to_container(cfg.hydra.sweep)
+    if places["subdir"] == "${run_name:}":
         cfg.hydra.sweep.subdir = run_name(config)  # resolving it would read the settings anew
     HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in the folder's name
     directory = Path(str(cfg.hydra.sweep.dir)) / str(cfg.hydra.sweep.subdir)

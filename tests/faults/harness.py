@@ -173,10 +173,9 @@ def check(done: Done, expected: dict[str, object], folder: Path, what: str) -> l
     return []
 
 
-def chosen(count: int, share: float, draw: random.Random) -> list[int]:
-    """Return 1 to ``count``, or a share of them."""
-    every = range(1, count + 1)
-    return sorted(draw.sample(every, max(3, round(share * count)))) if share < 1 else [*every]
+def chosen(every: list[int], share: float, draw: random.Random) -> list[int]:
+    """Return these calls, or a share of them."""
+    return sorted(draw.sample(every, max(3, round(share * len(every))))) if share < 1 else every
 
 
 class Bench:
@@ -184,7 +183,7 @@ class Bench:
 
     def __init__(self, root: Path, share: float, seed: int) -> None:
         self.root, self.share, self.draw = root, share, random.Random(seed)
-        self.quiet: dict[str, tuple[dict[str, object], Done, float]] = {}
+        self.quiet: dict[str, tuple[dict[str, object], list[int], float]] = {}
         self.number = 0
         self.start = root / "start"  # what a fresh folder holds
         self.start.mkdir()
@@ -196,14 +195,14 @@ class Bench:
         shutil.copytree(self.start, folder)
         return folder
 
-    def undisturbed(self, name: str) -> tuple[dict[str, object], Done, float]:
-        """Return the numbers of a command, how it ended, and its seconds."""
+    def undisturbed(self, name: str) -> tuple[dict[str, object], list[int], float]:
+        """Return the numbers of a command, the calls at which to disturb it, and its seconds."""
         if name not in self.quiet:
-            folder, began = self.fresh(), time.monotonic()
-            done = command(folder, CASES[name])
+            folder, log, began = self.fresh(), self.root / f"{name}.calls", time.monotonic()
+            done = command(folder, CASES[name], log=log)
             assert done.code == 0, done.err
             seconds = time.monotonic() - began
-            self.quiet[name] = numbers(folder), done, seconds
+            self.quiet[name] = numbers(folder), telling(log, done.calls), seconds
             shutil.rmtree(folder)
         return self.quiet[name]
 
@@ -220,7 +219,7 @@ class Bench:
 def kill(bench: Bench) -> Iterator[Figure]:
     """kill -9 at every call that changes a file, and at random moments."""
     for name, arguments in CASES.items():
-        expected, quiet, seconds = bench.undisturbed(name)
+        expected, calls, seconds = bench.undisturbed(name)
 
         def at(moment: tuple[int, float], arguments=arguments, expected=expected) -> list[str]:
             folder = bench.fresh()
@@ -233,8 +232,8 @@ def kill(bench: Bench) -> Iterator[Figure]:
             shutil.rmtree(folder)
             return wrong
 
-        figure = Figure(f"kill -9 at every changing call, {name} ({quiet.calls} calls)")
-        bench.cases(figure, [(n, 0.0) for n in chosen(quiet.calls, bench.share, bench.draw)], at)
+        figure = Figure(f"kill -9 at every changing call, {name} ({len(calls)} calls)")
+        bench.cases(figure, [(n, 0.0) for n in chosen(calls, bench.share, bench.draw)], at)
         yield figure
         figure = Figure(f"kill -9 at random moments, {name}")
         count = max(5, round(150 * bench.share))
@@ -245,7 +244,7 @@ def kill(bench: Bench) -> Iterator[Figure]:
 def disk(bench: Bench) -> Iterator[Figure]:
     """A call that changes a file fails, and all after it: a full disk, an I/O error, no handles."""
     for name, arguments in CASES.items():
-        expected, quiet, _ = bench.undisturbed(name)
+        expected, calls, _ = bench.undisturbed(name)
 
         def at(moment: tuple[int, int], arguments=arguments, expected=expected) -> list[str]:
             first, error = moment
@@ -265,10 +264,10 @@ def disk(bench: Bench) -> Iterator[Figure]:
             shutil.rmtree(folder)
             return wrong
 
-        figure = Figure(f"a failing disk at every changing call, {name} ({quiet.calls} calls)")
+        figure = Figure(f"a failing disk at every changing call, {name} ({len(calls)} calls)")
         moments = [
             (n, ERRORS[k % len(ERRORS)])
-            for k, n in enumerate(chosen(quiet.calls, bench.share, bench.draw))
+            for k, n in enumerate(chosen(calls, bench.share, bench.draw))
         ]
         bench.cases(figure, moments, at)
         yield figure
@@ -317,20 +316,29 @@ def power(bench: Bench) -> Iterator[Figure]:
             return wrong
 
         figure = Figure(f"power failures, {name} ({len(states)} different states of the disk)")
-        numbers = chosen(len(states), bench.share, bench.draw)
-        bench.cases(figure, [states[n - 1] for n in numbers], at)
+        numbers = chosen([*range(len(states))], bench.share, bench.draw)
+        bench.cases(figure, [states[n] for n in numbers], at)
         yield figure
 
 
-def journal(log: Path) -> Iterator[tuple[str, int, bytes, str]]:
-    """Yield what each call has changed: kind, place in the file, data, path."""
+def journal(log: Path) -> Iterator[tuple[int, str, int, bytes, str]]:
+    """Yield each call's number and what it has changed: kind, place in the file, data, path."""
     content, start = log.read_bytes(), 0
     while start < len(content):
         end = content.index(b"\n", start)
-        kind, place, size, path = content[start:end].decode().split(" ", 3)
+        number, kind, place, size, path = content[start:end].decode().split(" ", 4)
         data = content[end + 1 : end + 1 + int(size)]
-        yield kind, int(place), data, path.rstrip("/")
+        yield int(number), kind, int(place), data, path.rstrip("/")
         start = end + 1 + int(size)
+
+
+def telling(log: Path, count: int) -> list[int]:
+    """Return the calls but for those between a file's opening, first write and last write."""
+    between = set[int]()
+    for _, calls in itertools.groupby(journal(log), lambda call: (call[1] in "CW", call[4])):
+        numbers = [number for number, kind, *_ in calls if kind in "CW"]
+        between |= set(numbers[2:-1])
+    return [n for n in range(1, count + 1) if n not in between]
 
 
 @dataclass(eq=False)
@@ -341,7 +349,7 @@ class Inode:
     flushed: bytes = b""
 
 
-def states_after(calls: Iterator[tuple[str, int, bytes, str]]) -> Iterator[dict[str, bytes]]:
+def states_after(calls: Iterator[tuple[int, str, int, bytes, str]]) -> Iterator[dict[str, bytes]]:
     """Yield the different files, with their content, that a power failure after a call may leave.
 
     Contents are those of the last fsync. Names are those of the last fsync of their folder, or all
@@ -351,7 +359,7 @@ def states_after(calls: Iterator[tuple[str, int, bytes, str]]) -> Iterator[dict[
     durable: dict[str, Inode] = {}
     moved: list[tuple[str, str]] = []  # folders that were renamed
     seen = set()
-    for kind, place, data, path in calls:
+    for _, kind, place, data, path in calls:
         if kind == "T":
             names[path] = Inode()
         elif kind == "C":
@@ -694,20 +702,25 @@ def _with_shim() -> int:
 
 
 def _warm_up() -> None:
-    """Import what a training imports, so that no child has to."""
+    """Train once in this process, so that no child has to import or compile anything."""
     import torch
     from torch.utils import tensorboard
 
-    from noisy_kd.data import sources
-    from noisy_kd.sweep.plugins import add_to_path
-    from noisy_kd.training import provenance, stages  # noqa: F401
+    from noisy_kd.cli.main import main
+    from noisy_kd.training import provenance
 
-    sources.digits()
     provenance.provenance()
-
-    add_to_path()
     tensorboard.SummaryWriter.add_figure = lambda *_, **__: None
     torch.set_num_threads(1)
+    here, arguments, said = os.getcwd(), sys.argv, io.StringIO()
+    for case in CASES.values():
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said):
+            os.chdir(folder)
+            sys.argv = ["noisy-kd", *case]
+            assert main() == 0, said.getvalue()
+            os.chdir(here)
+    sys.argv = arguments
+    gc.collect()
     gc.freeze()  # children share these pages
 
 

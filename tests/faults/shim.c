@@ -75,7 +75,7 @@ static int fault(void) {
 static void note(char what, const char *path, long place, const void *data, long size) {
     if (journal < 0) return;
     pthread_mutex_lock(&lock);
-    dprintf(journal, "%c %ld %ld %s\n", what, place, size, path + strlen(root));
+    dprintf(journal, "%ld %c %ld %ld %s\n", count, what, place, size, path + strlen(root));
     for (long done = 0; size && done < size;)
         done += syscall(SYS_write, journal, (const char *)data + done, size - done);
     pthread_mutex_unlock(&lock);
