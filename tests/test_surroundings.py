@@ -224,6 +224,10 @@ def test_logits_that_are_not_finite_are_named(command, tmp_path):
             "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
             "callbacks.stop: EarlyStopping.__init__() missing 1 required positional argument",
         ),
+        (
+            "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:nosuch}",
+            "Early stopping conditioned on metric `nosuch` which is not available",
+        ),
         ("method.temperature=inf", "must be a finite number"),
         ("data.batch_size=99999999999999999999", "below 2^63"),
     ],

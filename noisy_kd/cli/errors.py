@@ -61,6 +61,7 @@ def is_input_error(error: BaseException) -> bool:
         or disk_error(error) is not None
         or bool(packages & {"hydra", "omegaconf", "yaml"})
         or (isinstance(error, ValueError) and refused_by_hydra)  # such as range(0,1,0)
+        or modules[-1].startswith("lightning.")  # such as EarlyStopping's monitor=nosuch
     )
 
 
