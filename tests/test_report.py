@@ -254,7 +254,7 @@ def test_noise_is_compared_with_the_best_settings_without_it_too():
 
 def test_the_table_fits_100_columns(table1, capsys):
     for table in tables.report(sweeps.read("table1"), table1):
-        tables.show(table)
+        tables.print_table(table)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
     assert any("-0.01 [-0.02, +0.00]" in line for line in lines)
@@ -450,10 +450,10 @@ def test_kept_runs_are_added_to_replaced_or_not_dropped(command, folder, table1)
 
 
 def test_a_failure_takes_no_kept_runs_place_and_a_twin_is_the_same_run(table1, tmp_path):
-    keep.keep("mine", "table1", table1, {}, tmp_path / "results")
+    keep.keep_results("mine", "table1", table1, {}, tmp_path / "results")
     failed = [{**run, "status": "failed", "test_error": None} for run in table1]
     twin = result(0.5, "data=mnist", "method=logit_regression", "seed=0")
-    keep.keep("mine", "table1", [*failed, twin], {}, tmp_path / "results", add=True)
+    keep.keep_results("mine", "table1", [*failed, twin], {}, tmp_path / "results", add=True)
     runs = keep.read(tmp_path / "results" / "mine.jsonl")[2]
     assert len(runs) == len(table1)
     assert sum(run["status"] == "done" for run in runs) == len(table1) - 1

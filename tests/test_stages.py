@@ -265,7 +265,7 @@ def test_divergence_is_remembered(go, monkeypatch):
     """The checkpoint of the last epoch is there, the result is not: no epoch is left to notice."""
     settings = ("optimizer.lr=1e30", "trainer.max_epochs=1", "data.val_size=0")
     with monkeypatch.context() as patch:
-        patch.setattr("noisy_kd.training.stages.keep", lambda *_: None)
+        patch.setattr("noisy_kd.training.stages.save_run", lambda *_: None)
         go(*settings)
     result, _ = go(*settings)
     assert result["status"] == "diverged"
@@ -274,7 +274,7 @@ def test_divergence_is_remembered(go, monkeypatch):
 def test_a_run_that_patience_ended_does_not_go_on(go, monkeypatch):
     settings = ("callbacks.best.patience=1", "optimizer.lr=1e-12", "trainer.max_epochs=9")
     with monkeypatch.context() as patch:
-        patch.setattr("noisy_kd.training.stages.keep", lambda *_: None)
+        patch.setattr("noisy_kd.training.stages.save_run", lambda *_: None)
         first, _ = go(*settings)
     with monkeypatch.context() as patch:
         after = StepCounter(patch)
@@ -383,7 +383,7 @@ def test_a_forced_run_forgets_what_it_made_and_nothing_else(tmp_path):
     derived = ("evaluation.json", "evaluation-100.json", "student.onnx", "student.onnx.md")
     for name in (*made, *derived, "student-int8.onnx", "my_teacher.pt"):
         (tmp_path / name).touch()
-    runs.forget(tmp_path)
+    runs.remove_outputs(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["my_teacher.pt"]
 
 

@@ -53,11 +53,13 @@ def main() -> None:
             written.append(f"drawn: {options.plot}")
         if options.keep is not None:
             folder = Path("results")
-            keep.keep(options.keep, name, results, chosen, folder, options.add, options.replace)
+            keep.keep_results(
+                options.keep, name, results, chosen, folder, options.add, options.replace
+            )
             written.append(f"kept: results/{options.keep}.jsonl")
     for table in shown:
         if options.format == "text":
-            tables.show(table)
+            tables.print_table(table)
         else:
             print(FORMATS[options.format](table))
     print(*written, sep="\n", end="\n" * bool(written))

@@ -7,7 +7,7 @@ noisy-kd store clean   remove it all
 import argparse
 from pathlib import Path
 
-from noisy_kd.data.store import clean, differing, entries, in_words
+from noisy_kd.data.store import clean, differing_keys, entries, in_words
 from noisy_kd.errors import InputError
 
 
@@ -25,7 +25,9 @@ def main() -> None:
         print(f"removed {removed} entries from {options.store}{in_use}")
         return
     listed = entries(options.store)
-    settings = differing([{"kind": about.get("kind")} | about["made_by"] for _, about, _ in listed])
+    settings = differing_keys(
+        [{"kind": about.get("kind")} | about["made_by"] for _, about, _ in listed]
+    )
     for (path, about, size), own in zip(listed, settings, strict=True):
         first = f"{path.name:24}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}"
         more = (about["made_by"]["layers"], own, in_words(about["facts"]))

@@ -111,5 +111,5 @@ def _run_once(config: Config, directory: Path, is_rank_zero: bool) -> runs.Resul
     if config.force and is_rank_zero:  # what goes wrong must not cost the result that is there
         prepared = stages.prepare([config])
         stages.teacher_outputs(prepared, directory / "teacher")
-        runs.forget(directory)
+        runs.remove_outputs(directory)
     return stages.run([config], [directory])[0]

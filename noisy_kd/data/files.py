@@ -144,14 +144,14 @@ def read_tensors(file: Path, mmap: bool = False) -> Any:
                 return torch.load(source, weights_only=True, map_location="cpu", mmap=mmap)
         except Exception as error:  # of many kinds
             if "mmap" not in str(error):
-                raise DamagedError(f"{file} is damaged ({why(error)}).") from error
+                raise DamagedError(f"{file} is damaged ({reason(error)}).") from error
             raise InputError(
                 f"{file}: {size:.1f} GB cannot be mapped: raise the limit of this process "
                 "(ulimit -v)."
             ) from error
 
 
-def why(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return an error's text in a few words."""
     return (" ".join(str(error).split()) or type(error).__name__)[:80]
 
@@ -245,7 +245,7 @@ _USED: dict[Path, BinaryIO] = {}
 """Files that this process uses until it ends."""
 
 
-def use(file: Path) -> None:
+def hold(file: Path) -> None:
     """Say until this process ends that a file is in use, where the file system can."""
     if file not in _USED and fcntl is not None:
         with suppress(OSError):

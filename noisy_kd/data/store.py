@@ -108,7 +108,7 @@ def _read(entry: Path, made_by: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         about = files.unsealed((entry / "entry.json").read_bytes())
         if about["made_by"] == json.loads(json.dumps(made_by)):
             tensors = files.read_tensors(entry / "tensors.pt", mmap=True)
-            files.use(entry / "entry.json")
+            files.hold(entry / "entry.json")
             return tensors, about["facts"]
     except (FileNotFoundError, ValueError, KeyError, DamagedError):
         pass
@@ -140,7 +140,7 @@ def entries(store: Path) -> list[tuple[Path, dict[str, Any], int]]:
     return listed
 
 
-def differing(made: list[dict[str, Any]]) -> list[str]:
+def differing_keys(made: list[dict[str, Any]]) -> list[str]:
     """Return for each entry the settings that differ among those of its kind, data and layers."""
     texts = []
     for settings in made:

@@ -161,7 +161,7 @@ def quantise(file: Path, small: Path, kind: str, calibration: Tensor) -> None:
                 quantization.quantize_static(copy, made, Reader())
             content = made.read_bytes()
     except (ValueError, RuntimeError) as error:  # InputError, and what onnxruntime raises
-        raise InputError(f"{file} cannot be made int8: {files.why(error)}") from error
+        raise InputError(f"{file} cannot be made int8: {files.reason(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
     files.write(small, content)

@@ -172,7 +172,7 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     if "method.teachers" in sweep.axes:  # of several teachers, the first is the baseline's
         filled["plain"] &= filled["method.teachers"] == sweep.axes["method.teachers"][0]
     shared = [key for key in columns if not key.startswith("method") and key not in REGULARISERS]
-    filled = beside(filled, filled["plain"], shared, ["test_error"])
+    filled = with_baseline(filled, filled["plain"], shared, ["test_error"])
     rows = []
     for _, members in filled.groupby([*(_rank(filled[key]) for key in columns), ~filled["plain"]]):
         errors = errors_by_seed(members)
@@ -198,7 +198,7 @@ def _rank(column: pd.Series[Any]) -> Any:
     return pd.factorize(column, sort=is_number, use_na_sentinel=False)[0]
 
 
-def beside(
+def with_baseline(
     table: pd.DataFrame, plain: pd.Series[bool], shared: Sequence[str], names: Sequence[str]
 ) -> pd.DataFrame:
     """Return runs with the errors of the plain run of the same seed and shared settings."""

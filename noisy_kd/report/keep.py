@@ -20,7 +20,7 @@ from noisy_kd.runs import Result
 LEFT_OUT = ("directory", "process")  # where and how on one machine
 
 
-def keep(
+def keep_results(
     name: str,
     what: str,
     results: Sequence[Result],

@@ -59,7 +59,7 @@ def _tables(table: pd.DataFrame, strengths: tuple[str, str]) -> list[Table]:
     is_hinton = table["method"] == "hinton"
     if table[is_hinton].drop_duplicates(columns).duplicated(shared).any():
         is_hinton &= False  # of several temperatures, none is the baseline
-    table = frame.beside(table, is_hinton, shared, heads)
+    table = frame.with_baseline(table, is_hinton, shared, heads)
     rows, differences = [], []
     for _, members in table.groupby(columns, dropna=False):
         first = members.iloc[0]

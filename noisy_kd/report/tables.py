@@ -278,7 +278,7 @@ def as_csv(table: Table) -> str:
     return str(content.assign(table=table.title).to_csv(index=False)).rstrip()
 
 
-def show(table: Table) -> None:
+def print_table(table: Table) -> None:
     """Print a table on the terminal, 100 columns wide elsewhere."""
     from rich import box
     from rich.console import Console

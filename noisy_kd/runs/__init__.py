@@ -66,7 +66,7 @@ def check_free(directory: Path, config_hash: str) -> None:
         )
 
 
-def forget(directory: Path) -> None:
+def remove_outputs(directory: Path) -> None:
     """Remove what the run has written: result, student, checkpoint, curves, evaluation."""
     for pattern in (
         *("result.json", "student.pt", "preprocessing.pt", TEACHER_LOGITS, "last.ckpt"),
@@ -152,8 +152,8 @@ def load_student(directory: str | Path, allow: Sequence[str] = ()) -> nn.Module:
         raise InputError(f"{directory}: {error}") from error
     except Exception as error:  # whatever follows from fields that are missing or wrong
         raise InputError(
-            f"{directory}: result.json and student.pt do not fit ({files.why(error)}): force=true "
-            "makes the run again."
+            f"{directory}: result.json and student.pt do not fit ({files.reason(error)}): "
+            "force=true makes the run again."
         ) from error
     return net.eval()
 

@@ -195,7 +195,7 @@ def _show_table(folder: Path, name: str, jobs: list[Job], is_search: bool) -> No
         return
     report = tables.report(sweeps.read(name), [result for result in results if result])
     for table in report:
-        tables.show(table)
+        tables.print_table(table)
     if any(job.own.logger.get("tensorboard") for job in jobs):
         with writing(folder / name):
             tables.add_to_tensorboard(report, folder / name)

@@ -38,7 +38,7 @@ def prepare(groups: list[Part]) -> tuple[list[Part], dict[str, str]]:
         for config, directory in group:
             if config.force:  # now that nothing is known to be wrong
                 with files.locked(directory / "run.lock"):
-                    runs.forget(directory)
+                    runs.remove_outputs(directory)
         ready.append(group)
     return ready, failed
 

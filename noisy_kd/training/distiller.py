@@ -90,7 +90,7 @@ class Distiller(LightningModule):
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
         self._check(len(teachers), schedule, averaging, ema_decay)
         # In a tuple, so that Lightning neither trains nor saves them.
-        self.teachers = tuple(one.eval().requires_grad_(False) for one in teachers)
+        self.teachers = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
         self.fickle: tuple[nn.Module, ...] = ()
         dropout = self.method.teacher_dropout
         if dropout is not None and not dropout.passes:

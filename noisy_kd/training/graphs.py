@@ -55,7 +55,7 @@ class Graphed:
 
     def __call__(self, *inputs: Tensor) -> Sums:
         """Make the steps; on a GPU perhaps beside other work, see :meth:`join`."""
-        shapes = [one.shape for one in inputs]
+        shapes = [tensor.shape for tensor in inputs]
         is_first, self.shapes = self.shapes is None, self.shapes or shapes
         if is_first or shapes != self.shapes:
             return self.steps(*inputs)
@@ -83,7 +83,7 @@ class Graphed:
         before = self._state()
         sums, seconds = self._timed(partial(self.steps, *inputs))
         after = self._state()
-        self.inputs = [one.to(self.device, copy=True) for one in inputs]
+        self.inputs = [tensor.to(self.device, copy=True) for tensor in inputs]
         try:
             self._restore(before)
             self.replay = capture(partial(self.steps, *self.inputs), self.generators, self.stream)
@@ -95,7 +95,7 @@ class Graphed:
         except RuntimeError as error:
             reason = f"cannot be made ({str(error).splitlines()[0]})"
         if not reason:
-            return {name: one + 0 for name, one in again.items()}
+            return {name: tensor + 0 for name, tensor in again.items()}
         log.info("A CUDA graph of the steps %s: they are launched one by one.", reason)
         self.replay, self.inputs = None, []
         self._restore(after)
@@ -111,12 +111,12 @@ class Graphed:
         return time.perf_counter()
 
     def _tensors(self) -> list[Tensor]:
-        state = [one for state in self.optimizer.state.values() for one in state.values()]
+        state = [tensor for state in self.optimizer.state.values() for tensor in state.values()]
         return [*self.net.state_dict().values(), *(t for t in state if isinstance(t, Tensor))]
 
     def _state(self) -> State:
         draws = [generator.get_state() for generator in self.generators]
-        return [one.clone() for one in self._tensors()], draws
+        return [tensor.clone() for tensor in self._tensors()], draws
 
     @torch.no_grad()
     def _restore(self, state: State) -> None:

@@ -68,7 +68,7 @@ class CachedLogits(LightningDataModule):
         if not isinstance(data, LightningDataModule):
             raise TypeError(f"CachedLogits needs a LightningDataModule, not {type(data).__name__}.")
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
-        self.teachers = [one.eval().requires_grad_(False) for one in teachers]
+        self.teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]
         self.data, self.store, self.method, self.seed = data, Path(store), method, seed
 
     def prepare_data(self) -> None:
@@ -141,7 +141,9 @@ def stacked_logits(
     ``folder`` is the store's.
     """
     each = [cached_logits(teacher, data, folder) for teacher in teachers]
-    train, test = (torch.stack([one[part] for one in each], dim=1) for part in ("train", "test"))
+    train, test = (
+        torch.stack([logits[part] for logits in each], dim=1) for part in ("train", "test")
+    )
     if method is not None and method.passes and method.teacher_dropout is not None:
         fickle = with_active_dropout(teachers[0], method.teacher_dropout.probability)
         train = torch.cat([train, cached_passes(fickle, method.passes, data, folder)], dim=1)

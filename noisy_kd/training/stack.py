@@ -69,8 +69,8 @@ class StudentStack(LightningModule):
         self.samples, self.clip = samples, dict(clip or {})
         self.numerics = numerics or Numerics(torch.device("cpu"), "32", fast=True)
         self._own_numerics = numerics is None
-        self.needs_two = [has_batch_norm(one.student) for one in distillers]
-        self.draws_globally = [draws_globally(one.student) for one in distillers]
+        self.needs_two = [has_batch_norm(distiller.student) for distiller in distillers]
+        self.draws_globally = [draws_globally(distiller.student) for distiller in distillers]
         self.targets: list[Tensor | None] = [None] * len(distillers)
         self.clean_targets: list[Tensor | None] = [None] * len(distillers)
         self.chunk_steps = 1  # mini-batches in one Lightning step
@@ -84,39 +84,39 @@ class StudentStack(LightningModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser per student."""
-        return [one.make_optimizer() for one in self.distillers]
+        return [distiller.make_optimizer() for distiller in self.distillers]
 
     def on_fit_start(self) -> None:
         """Draw the noise that is drawn once, and look up every training sample's target."""
         self._started = time.perf_counter()
         if self._own_numerics:
             self.numerics = Numerics(self.device, "32", fast=True)
-        for one in self.distillers:
-            one.numerics = self.numerics
-            one.begin_fit(self.device)
+        for distiller in self.distillers:
+            distiller.numerics = self.numerics
+            distiller.begin_fit(self.device)
             if self.samples is None:
-                one.check_noise(self.trainer)
+                distiller.check_noise(self.trainer)
         if self.samples is None or self.samples.z_NTC is None:
             return
         z_NTC = self.samples.z_NTC.to(self.device)
-        for k, one in enumerate(self.distillers):
-            if not one.fickle:  # else the teacher is asked at each step
-                generator = keyed_generator(one.seed, "frozen noise", device=self.device)
-                self.targets[k] = one.method.fixed_target(z_NTC, generator)
-            if one.method.moves_target:
-                self.clean_targets[k] = one.method.clean_target(z_NTC)
+        for k, distiller in enumerate(self.distillers):
+            if not distiller.fickle:  # else the teacher is asked at each step
+                generator = keyed_generator(distiller.seed, "frozen noise", device=self.device)
+                self.targets[k] = distiller.method.fixed_target(z_NTC, generator)
+            if distiller.method.moves_target:
+                self.clean_targets[k] = distiller.method.clean_target(z_NTC)
 
     def on_train_start(self) -> None:
         """Decide how each student's steps are made."""
         self.steps: list[Callable[..., Sums]] = [
             partial(self._steps, k) for k in range(len(self.distillers))
         ]
-        for k, (one, optimizer) in enumerate(
+        for k, (distiller, optimizer) in enumerate(
             zip(self.distillers, self.trainer.optimizers, strict=True)
         ):
             if self._may_be_graphed(k):
-                draws = list(one.draws.values())
-                self.steps[k] = Graphed(self.steps[k], one.student, optimizer, draws)
+                draws = list(distiller.draws.values())
+                self.steps[k] = Graphed(self.steps[k], distiller.student, optimizer, draws)
                 for group in optimizer.param_groups:
                     group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
 
@@ -125,10 +125,11 @@ class StudentStack(LightningModule):
         self._metrics = None
         self._sums = [{} for _ in self.distillers]
         self.global_seeds = [
-            keyed_generator(one.seed, "own draws", self.current_epoch) for one in self.distillers
+            keyed_generator(distiller.seed, "own draws", self.current_epoch)
+            for distiller in self.distillers
         ]
-        for one in self.distillers:
-            one.begin_epoch(self.current_epoch, self.global_rank)
+        for distiller in self.distillers:
+            distiller.begin_epoch(self.current_epoch, self.global_rank)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Let every student take its turn on a mini-batch, or on its seed's chunk of several."""
@@ -137,14 +138,14 @@ class StudentStack(LightningModule):
         made: dict[int, Sums] = {}
         answers: dict[int, Tensor] = {}  # of live teachers, by seed: students share them
         used = []  # until all graphs have been joined: they read beside what is allocated here
-        for k, one in enumerate(self.distillers):
+        for k, distiller in enumerate(self.distillers):
             if self.active[k]:
-                x, y, more = unpack(batch if self.samples is None else batch[one.seed])
+                x, y, more = unpack(batch if self.samples is None else batch[distiller.seed])
                 used.append(self.numerics.to_channels_last(x))
                 if self.samples is not None and self.samples.teachers:
-                    if one.seed not in answers:
-                        answers[one.seed] = self._ask(used[-1])
-                    more = answers[one.seed]
+                    if distiller.seed not in answers:
+                        answers[distiller.seed] = self._ask(used[-1])
+                    more = answers[distiller.seed]
                 rates = self._rates(k, batch_idx * self.chunk_steps, len(y))
                 made[k] = self.steps[k](used[-1], y, more, rates)
         for k, sums in made.items():
@@ -167,10 +168,10 @@ class StudentStack(LightningModule):
             return
         x, y, z = unpack(batch)
         x = self.numerics.to_channels_last(x)
-        for k, one in enumerate(self.distillers):
-            guess = self.numerics.logits(one.eval_model, x).argmax(dim=1)
+        for k, distiller in enumerate(self.distillers):
+            guess = self.numerics.logits(distiller.eval_model, x).argmax(dim=1)
             sums: Sums = {"val_count": len(y), "val_errors": (guess != y).sum()}
-            clean = one.clean_target(x, z)
+            clean = distiller.clean_target(x, z)
             if clean is not None:
                 sums["agreements"] = (guess == clean.argmax(dim=1)).sum()
             _add(self._sums[k], sums)
@@ -206,8 +207,8 @@ class StudentStack(LightningModule):
 
     def may_be_kept(self, k: int) -> bool:
         """Return whether the weights may be chosen; with ``swa`` only averaged ones."""
-        one = self.distillers[k]
-        return one.averaging != "swa" or one.eval_model is not one.student
+        distiller = self.distillers[k]
+        return distiller.averaging != "swa" or distiller.eval_model is not distiller.student
 
     def on_train_epoch_end(self) -> None:
         """Log the mean over the students."""
@@ -218,8 +219,8 @@ class StudentStack(LightningModule):
     def on_fit_end(self) -> None:
         """Stop the clock."""
         self.seconds_trained = self.seconds
-        for one in self.distillers:
-            one.on_fit_end()
+        for distiller in self.distillers:
+            distiller.on_fit_end()
 
     def updates(self, k: int) -> int:
         """Return the steps of student k's optimiser, as it has counted them; 0 if it does not."""
@@ -257,19 +258,19 @@ class StudentStack(LightningModule):
         self, k: int, x: Tensor, y: Tensor, z: Tensor | None, clean: Tensor | None, rate: Tensor
     ) -> Sums:
         """[NT] Algorithm 1, lines 4 to 8, for student k."""
-        one, optimizer = self.distillers[k], self.trainer.optimizers[k]
+        distiller, optimizer = self.distillers[k], self.trainer.optimizers[k]
         for group in optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].copy_(rate, non_blocking=True)
             else:
                 group["lr"] = float(rate)
-        one.target = None
+        distiller.target = None
         draws: AbstractContextManager[None] = nullcontext()
         if self.draws_globally[k]:
             seed = torch.randint(2**62, (1,), generator=self.global_seeds[k])
             draws = seeded(int(seed), self.device)
         with draws:
-            loss = one.loss(x, y, z, one.draws["noise"])
+            loss = distiller.loss(x, y, z, distiller.draws["noise"])
         optimizer.zero_grad()
         if self.trainer.world_size > 1:
             self.manual_backward(loss)  # also averages the gradients over the devices
@@ -278,18 +279,20 @@ class StudentStack(LightningModule):
         if self.clip:
             self.clip_gradients(optimizer, **self.clip)
         optimizer.step()
-        one.after_step()
+        distiller.after_step()
         sums: Sums = {"loss": loss.detach() * len(y), "count": len(y)}
-        if one.target is not None and clean is not None and one.method.moves_target:
-            clean = one.method.clean_target(clean) if clean.ndim == 3 else clean
-            sums["moved"] = (one.target - clean).square().sum()
+        if distiller.target is not None and clean is not None and distiller.method.moves_target:
+            clean = distiller.method.clean_target(clean) if clean.ndim == 3 else clean
+            sums["moved"] = (distiller.target - clean).square().sum()
             sums["size"] = clean.square().sum()
         return sums
 
     def _may_be_graphed(self, k: int) -> bool:
         """Whether student k's steps are the same work each time, without a look at the device."""
-        one = self.distillers[k]
-        changes = one.hint is not None or one.averaging == "ema" or self.draws_globally[k]
+        distiller = self.distillers[k]
+        changes = (
+            distiller.hint is not None or distiller.averaging == "ema" or self.draws_globally[k]
+        )
         able = self.numerics.graphs and "capturable" in self.trainer.optimizers[k].defaults
         single = self.samples is not None and self.trainer.world_size == 1 and not self.clip
         return able and single and not changes
@@ -302,7 +305,7 @@ class StudentStack(LightningModule):
         if self.samples is not None:
             count, per_epoch = -(-samples // self.samples.batch_size), self.samples.steps
         done = [(self.current_epoch + (first + s) / per_epoch) / epochs for s in range(count)]
-        return torch.tensor([rate * schedule(one) for one in done], dtype=torch.float64)
+        return torch.tensor([rate * schedule(distiller) for distiller in done], dtype=torch.float64)
 
 
 def _add(sums: Sums, more: Sums) -> None:

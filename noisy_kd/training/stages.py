@@ -89,7 +89,7 @@ def run(
             "versions": versions(),
             **provenance(),
         }
-        keep(directory, run.config, student, data.preprocessing, z_NC, result)
+        save_run(directory, run.config, student, data.preprocessing, z_NC, result)
         try:
             dashboard.add_run(run, student, logits, data, taught, result)
             close(student.loggers)
@@ -212,7 +212,7 @@ def count_errors(logits_NC: Tensor, labels_N: Tensor) -> int:
 
 
 @rank_zero_only
-def keep(
+def save_run(
     directory: Path,
     config: Config,
     student: TrainedStudent,

@@ -101,8 +101,8 @@ def train_students(
         if config.student.batch_norm:
             net = folded(net)  # type: ignore[arg-type]
         counts = (epochs, stack.seconds_trained, len(dataset) * epochs, stack.updates(k))
-        made = (net, distiller, best, fitted.loggers[k])
-        students.append(TrainedStudent(*made, *counts, stack.diverged[k]))
+        parts = (net, distiller, best, fitted.loggers[k])
+        students.append(TrainedStudent(*parts, *counts, stack.diverged[k]))
     return students
 
 
