@@ -58,6 +58,14 @@ def short(store):
     return make
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, store):
+    """A finished short run, which no test changes."""
+    directory = tmp_path_factory.mktemp("finished")
+    stages.run([composed(*SHORT, f"store={store}")], [directory])
+    return directory
+
+
 @pytest.fixture
 def digits():
     data = DigitsDataModule(val_size=180)

@@ -6,21 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHORT, composed
 from hydra.types import RunMode
 from image_files import write_folder
 from PIL import Image
 
 from noisy_kd.runs import read_result
-from noisy_kd.training import stages
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, store):
-    """A finished run."""
-    directory = tmp_path_factory.mktemp("bad")
-    stages.run([composed(*SHORT, f"store={store}")], [directory])
-    return directory
 
 
 @pytest.fixture

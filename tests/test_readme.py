@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 import yaml
-from conftest import ROOT, SHORT, composed
+from conftest import ROOT
 from test_docs import PAGES, python_of
 
 import noisy_kd
@@ -14,13 +14,6 @@ from noisy_kd.training.stages import run
 README = ROOT / "README.md"
 CHOICE = r"\b(data|method|trainer|logger|model@teacher|model@student)=(\w+)"
 TARGET = r"_target_: \w+\.\w+"  # of a function in a file of the user's
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, store):
-    directory = tmp_path_factory.mktemp("finished")
-    run([composed(*SHORT, f"store={store}")], [directory])
-    return directory
 
 
 def test_the_python_of_the_readme_runs(finished, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import tensorboard.program
 import torch
-from conftest import ROOT, SHORT, composed
+from conftest import ROOT, composed
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
@@ -38,20 +38,11 @@ from noisy_kd.model.network import from_settings
 from noisy_kd.model.targets import check_allowed
 from noisy_kd.report import keep
 from noisy_kd.runs import read_json, read_result
-from noisy_kd.training import stages
 from noisy_kd.training.callbacks.resume import Resume, saved_epoch
 from noisy_kd.training.checkpoints import read_checkpoint
 from noisy_kd.training.finished import load_config, teacher_test_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, store):
-    """A finished run."""
-    directory = tmp_path_factory.mktemp("strangers")
-    stages.run([composed(*SHORT, f"store={store}")], [directory])
-    return directory
 
 
 @pytest.fixture
