@@ -202,15 +202,22 @@ def _show_table(folder: Path, name: str, jobs: list[Job], is_search: bool) -> No
 
 
 def _problems(jobs: list[Job], failed: dict[str, str]) -> str:
-    """Return which runs failed or diverged; empty if all are done."""
-    wrong = {}
+    """Return which runs failed or diverged, by their reasons; empty if all are done."""
+    wrong: dict[str, list[str]] = {}
     for job in jobs:
         result = runs.read_result(job.directory) or {}
         if str(job.directory) in failed:
-            wrong[job.directory.name] = f"failed, {failed[str(job.directory)]}"
+            reason = f"failed, {failed[str(job.directory)]}"
         elif not job.is_finished:
-            wrong[job.directory.name] = "no result"
+            reason = "no result"
         elif result.get("status") == "diverged":
-            wrong[job.directory.name] = "diverged, try a smaller optimizer.lr"
-    listed = "; ".join(f"{name} ({why})" for name, why in wrong.items())
-    return f"{len(wrong)} of {len(jobs)} runs failed: {listed}." if wrong else ""
+            reason = "diverged, try a smaller optimizer.lr"
+        else:
+            continue
+        wrong.setdefault(reason, []).append(job.directory.name)
+    count = sum(map(len, wrong.values()))
+    listed = "; ".join(
+        f"{', '.join(names[:3])}{', ...' * (len(names) > 3)} ({reason})"
+        for reason, names in wrong.items()
+    )
+    return f"{count} of {len(jobs)} runs failed: {listed}." if wrong else ""
