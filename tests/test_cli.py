@@ -349,7 +349,7 @@ def test_describe_opens_the_checkpoint(command, tmp_path):
 )
 @pytest.mark.parametrize("key", ["data.root", "teacher.checkpoint", "store"])
 def test_a_path_reaches_the_program_as_it_was_typed(key, value):
-    config = compose(["data=folder", f"{key}={value}"])
+    config = compose(["data=folder", "data.root=images", f"{key}={value}"])
     node, _, name = key.rpartition(".")
     found = getattr(getattr(config, node) if node else config, name)
     assert found == os.path.expanduser(value)

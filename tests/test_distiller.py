@@ -281,6 +281,11 @@ def test_what_cannot_work_is_refused_clearly(images):
         (lambda: Distiller(student()).loss(x, y), ValueError, "no teacher"),
         (lambda: Distiller(text, teacher()).loss(x, y), TypeError, "returned str"),
         (lambda: Distiller(student(), [teacher()] * 2), ValueError, "two_teachers"),
+        (
+            lambda: Distiller(network("FC7", SHAPE), teacher()).loss(x, y),
+            ValueError,
+            "the student has 7 classes, the teacher 10",
+        ),
         (lambda: Distiller(student(), averaging="mean"), ValueError, "choose none, ema, swa"),
         (lambda: Distiller(student(), schedule="quadratic"), ValueError, "choose constant, linear"),
         (

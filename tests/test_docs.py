@@ -30,7 +30,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FILES = [*PAGES, *sorted((ROOT / "sweeps").glob("*.yaml")), ROOT / "conf" / "config.yaml"]
-PLACES = ("data.root", "store", "teacher.checkpoint", "hydra")  # of a user's own
+PLACES = ("store", "teacher.checkpoint", "hydra")  # of a user's own
 FORMS = ("GROUP", "KEY", "VERB", "SWEEP", "...")  # of a command's form, no command
 MAKE_REFERENCE = ROOT / "docs" / "make_reference.py"
 START = r"noisy-kd|python train\.py|python -m (?:noisy_kd|benchmarks)[\w.]*"

@@ -156,6 +156,27 @@ def test_files_are_classified_by_a_run_and_by_an_exported_file(finished, images,
         assert done.stderr == ""
 
 
+def test_a_folder_is_all_its_images(finished, images, tmp_path):
+    files, _ = images
+    (tmp_path / "sub").mkdir()
+    files[0].rename(tmp_path / "sub" / "0.PNG")
+    (tmp_path / "notes.txt").touch()
+    done = command("predict", finished, tmp_path)
+    assert done.code == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(files)
+    (tmp_path / "empty").mkdir()
+    done = command("predict", finished, tmp_path / "empty")
+    assert (done.code, "empty holds no images" in done.stderr) == (2, True)
+
+
+def test_a_file_is_not_replaced_by_one_that_takes_other_images(finished, tmp_path):
+    file = tmp_path / "student.onnx"
+    export(finished, "onnx", True, output=file)
+    with pytest.raises(InputError, match=r"student\.onnx takes uint8 images"):
+        export(finished, "onnx", output=file)
+    export(finished, "onnx", True, output=file)
+
+
 def test_good_files_are_answered_and_broken_ones_named(finished, images, tmp_path):
     files, _ = images
     broken = tmp_path / "broken.png"
@@ -221,7 +242,7 @@ def test_files_stored_in_another_way_are_the_same_image(finished, images, tmp_pa
     assert "EXIF" in turned.stderr
     Image.new("LA", (28, 20), (0, 0)).save(files[0])
     clear = command("predict", finished, files[0])
-    assert "transparency composited on white, scaled from 28x20 to 8x8" in clear.stderr
+    assert "transparency composited on white, scaled and cropped from 28x20 to 8x8" in clear.stderr
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(finished, tmp_path):

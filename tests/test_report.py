@@ -166,6 +166,15 @@ def test_a_baseline_has_a_cell_of_its_own_in_a_custom_sweep():
     assert cells["difference"][1] == pytest.approx(1.0)
 
 
+def test_sweeps_without_a_file_are_not_one_grid():
+    runs = [
+        result(0.01, "data=mnist", f"method.sigma={sigma}", f"seed={seed}", f"optimizer.lr={rate}")
+        for sigma, seed, rate in [(0, 1, 0.1), (0.5, 1, 0.1), (0.5, 2, 0.2)]
+    ]
+    (table,) = tables.report(sweeps.read("custom"), runs)  # no best settings of different sweeps
+    assert not any("Missing" in note for note in table.notes)
+
+
 def test_an_equal_error_is_not_a_baseline():
     runs = [result(0.01, "data=mnist", f"method.sigma={sigma}", "seed=1") for sigma in (0, 0.5)]
     assert list(summary("table1", runs)["is_baseline"]) == [True, False]
@@ -292,8 +301,8 @@ def test_formats_and_filters(command):
     assert command("table1", "--format", "md").startswith("### table1: ")
     assert "<td>baseline</td>" in command("table1", "--format", "html")
     rows = command("table1", "method.sigma=0,0.1", "seed=0,1", "--format", "csv").splitlines()
-    assert rows[0].startswith("σ,error %,n")
-    assert len(rows) == 3 and rows[1].startswith("0,1.05 ± 0.07,2,baseline")
+    assert rows[0].startswith("method.sigma,mean,deviation,n,val_error,difference,low,high,p")
+    assert len(rows) == 3 and rows[1].startswith("0,1.05,0.0707107,2,")
 
 
 @pytest.mark.parametrize(

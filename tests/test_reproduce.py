@@ -20,7 +20,7 @@ def command_in(folder, *arguments):
 def kept(tmp_path_factory, store):
     """A folder with a kept table of four runs."""
     folder = tmp_path_factory.mktemp("kept")
-    sweep = ("-m", "hydra/launcher=stacked", "devices=1", "seed=1,2", "method.sigma=0,0.3")
+    sweep = ("-m", "devices=1", "seed=1,2", "method.sigma=0,0.3")
     done = command_in(folder, "train", *SHORT, f"store={store}", *sweep)
     assert done.returncode == 0, done.stderr
     assert command_in(folder, "report", "custom", "--keep", "mine").returncode == 0

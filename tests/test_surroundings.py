@@ -185,7 +185,7 @@ def test_a_student_that_cannot_learn_is_refused_at_once(command, name, said):
 
 def test_students_that_share_weights_are_not_stacked(command):
     own = ["model@student=module", "student._target_=own_nets.Sharing"]
-    done = command("train", "-m", *SHORT, *own, "hydra/launcher=stacked", "devices=1", "seed=1,2")
+    done = command("train", "-m", *SHORT, *own, "devices=1", "seed=1,2")
     assert done.returncode == 2
     assert "share weights" in done.stderr
     assert command("train", *SHORT, *own).returncode == 0
@@ -199,7 +199,7 @@ def test_a_teacher_whose_logits_are_all_zero_is_taken_with_a_warning(command):
 
 
 def test_a_cell_that_occurs_twice_runs_once(command, tmp_path):
-    sweep = ("-m", "hydra/launcher=stacked", "devices=1", "seed=1,1")
+    sweep = ("-m", "devices=1", "seed=1,1")
     done = command("train", *SHORT, *sweep)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 1

@@ -16,6 +16,9 @@ ACTIONS = {  # Hydra's options that say what to do
     *("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve"),
     *("--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"),
 }
+OPTIONS = (*ACTIONS, "--config-name", "--config-path", "--config-dir", "--package")
+EXPERIMENTAL = "--experimental-rerun"
+
 TEXTS = (
     *("data.root", "store", "teacher.checkpoint", "hydra.run.dir", "hydra.sweep.dir"),
     *("student.layers", "teacher.layers"),
@@ -46,9 +49,11 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     if not known.elsewhere and name not in ("config", *sweeps):
         what = f"there is no sweep named {name}" if name else "-cn takes the name of a sweep"
         raise InputError(f"{what}: choose {', '.join(sweeps)}.")
-    dashed = {f"--{item.name}" for item in fields(Config)}
     for argument in arguments:
-        if argument.split("=")[0] in dashed:
+        word = argument.split("=")[0]
+        if len(word) > 3 and EXPERIMENTAL.startswith(word):  # also what argparse completes
+            raise InputError(f"{argument}: it reads a pickle; type the settings instead.")
+        if word[:2] == "--" and not any(option.startswith(word) for option in OPTIONS):
             raise InputError(
                 f"{argument}: settings have no dashes, they are KEY=VALUE; see --help."
             )
@@ -62,8 +67,6 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
             raise InputError(f"{argument}: choose {', '.join(names)}.")
         if group in ("hydra.run.dir", "hydra.sweep.dir") and argument.endswith("="):
             raise InputError(f"{argument} must be a path.")
-        if argument.startswith("--e"):  # also what argparse completes
-            raise InputError(f"{argument}: it reads a pickle; type the settings instead.")
     acts = any(argument.split("=")[0] in ACTIONS for argument in arguments)
     multirun = name in sweeps and not acts and "hydra.mode=RUN" not in arguments
     lists = multirun or bool({"-m", "--multirun"} & set(arguments))

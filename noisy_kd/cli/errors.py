@@ -34,8 +34,8 @@ def one_line(error: BaseException, place: str = "a file") -> str:
         given = text.split("'")[1]
         key, _, value = given.partition("=")
         return (
-            f"{given}: several values are a sweep, add `-m hydra/launcher=stacked`; one value with "
-            f"a comma is quoted twice, '{key}=\"{value}\"'."
+            f"{given}: several values are a sweep, add `-m`; one value with a comma "
+            f"is quoted twice, '{key}=\"{value}\"'."
         )
     if "Available options in" in text:  # an unknown name: Hydra lists the right ones
         return text.partition(" Config search path")[0]

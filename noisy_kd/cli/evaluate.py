@@ -35,6 +35,7 @@ def main() -> None:
             print(f"{directory}\n{in_words(evaluation)}")
         except InputError as error:
             skipped += 1
-            print(f"{directory}: skipped, {error}")
+            why = str(error).removeprefix(f"{directory} ")
+            print(f"{directory}: skipped, {why}")
     if skipped:
         raise InputError(f"{skipped} of {len(options.runs)} runs skipped.")

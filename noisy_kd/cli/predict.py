@@ -17,7 +17,7 @@ def main() -> None:
     """Print the most probable classes of each file."""
     parser = argparse.ArgumentParser(prog="noisy-kd predict", description=__doc__)
     parser.add_argument("model", type=Path, metavar="RUN_DIR|FILE")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, folders")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="print K classes (1)")
     parser.add_argument("--format", choices=["text", "json", "csv"], default="text")
     add_allow(parser)
@@ -28,9 +28,11 @@ def main() -> None:
         raise InputError(f"there is no {', no '.join(missing)}: name image files.")
     import pandas as pd
 
+    from noisy_kd.data.decode import images_in
     from noisy_kd.deploy.predict import predict
 
-    answers = list(predict(options.model, options.images, options.top, options.allow))
+    files = [file for path in options.images for file in images_in(path)]
+    answers = list(predict(options.model, files, options.top, options.allow))
     table = pd.DataFrame(answers).explode(["classes", "probabilities"])
     if options.format == "json":
         print(json.dumps(answers, indent=1, ensure_ascii=False))

@@ -57,17 +57,23 @@ def main() -> None:
                 options.keep, name, results, chosen, folder, options.add, options.replace
             )
             written.append(f"kept: results/{options.keep}.jsonl")
+    if options.format == "csv":
+        shown = [table for table in shown if table.numbers is not None] or shown[:1]
+    if options.format == "html":
+        print('<!DOCTYPE html>\n<meta charset="utf-8">')
     for table in shown:
         if options.format == "text":
             tables.print_table(table)
         else:
-            print(FORMATS[options.format](table))
+            print(FORMATS[options.format](table), end="\n\n" if options.format == "md" else "\n")
     print(*written, sep="\n", end="\n" * bool(written))
 
 
 def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
     if not options.results.is_dir() and options.results != RUNS:
         raise InputError(f"there is no folder {options.results}: --results names that of the runs.")
+    if not names and len(options.what):
+        raise InputError(f"{' '.join(options.what)}: of which sweep? Name one; report lists them.")
     if options.plot is not None and (len(names) != 1 or names == ["robustness"]):
         raise InputError("--plot draws one sweep: name one.")
     if (options.add or options.replace) and options.keep is None:

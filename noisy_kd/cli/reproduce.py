@@ -28,7 +28,7 @@ def main() -> None:
     """Train what is asked for, and print a line for each run."""
     parser = argparse.ArgumentParser(prog="noisy-kd reproduce", description=__doc__)
     parser.add_argument("table", metavar="TABLE")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", default=[])
     options = parser.parse_args()
     known = sorted(file.stem for file in KEPT.glob("[!.]*.jsonl"))
     if options.table not in known:
@@ -37,8 +37,9 @@ def main() -> None:
     _, _, kept = keep.read(KEPT / f"{options.table}.jsonl")
     given = [s for s in options.settings if s.split("=")[0] in PASSED_ON or not frame.filters([s])]
     chosen = [s for s in options.settings if s not in given or s.startswith("teacher.checkpoint=")]
-    differ = 0
-    for result in _selected(kept, chosen):
+    differ, selected = 0, _selected(kept, chosen)
+    print(f"{len(selected)} runs to reproduce: {sum(r['seconds'] for r in selected):.0f} s then.")
+    for result in selected:
         directory, error = _again(result, given)
         allowed, difference = tolerance(result, kept), error - result["test_error"]
         agrees = abs(difference) <= allowed
@@ -95,6 +96,7 @@ def _again(result: Result, given: list[str]) -> tuple[Path, float]:
         if done is None:
             from noisy_kd.training import stages
 
+            print(f"training {directory} (it took {result['seconds']:.0f} s then)", flush=True)
             (done,) = stages.run([config], [directory])
     if done["test_error"] is None:
         raise TrainingError(f"{directory}: the loss is no longer finite.")

@@ -1,10 +1,11 @@
 """noisy-kd store list|clean: the store of trained teachers and their logits.
 
-noisy-kd store list    what is there, how large, made by what
-noisy-kd store clean   remove it all
+`list` prints what is there, how large, made by what. `clean` removes all entries that no running
+command uses, without asking: they are computed again when they are needed.
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from noisy_kd.data.store import clean, differing_keys, entries, in_words
@@ -30,7 +31,7 @@ def main() -> None:
     )
     for (path, about, size), own in zip(listed, settings, strict=True):
         first = f"{path.name:24}  {size / 1e6:8.1f} MB  {about['made']}  {about['made_by']['data']}"
-        more = (about["made_by"]["layers"], own, in_words(about["facts"]))
-        print("\n    ".join([first, *filter(None, more)]))
-    if not listed:
-        print(f"{options.store} is empty")
+        more = [" ".join(str(about["made_by"]["layers"]).split()), own, in_words(about["facts"])]
+        print("\n    ".join([first, *(textwrap.shorten(text, 96) for text in more if text)]))
+    total = f"{len(listed)} entries, {sum(size for _, _, size in listed) / 1e6:.1f} MB"
+    print(f"{options.store}: {total}" if listed else f"{options.store} is empty")

@@ -34,9 +34,10 @@ def print_closing(
             table.add_row(name, *cells)
     console = Console(markup=False)
     console.print(table)
-    missing = baseline is None and result["method"] != "logit_regression"
-    how = f": {baselines_command}" if missing else ""
-    console.print(f"* logit regression with the same settings{how}", style="dim", soft_wrap=True)
+    if result["method"] != "logit_regression":
+        how = f": {baselines_command}" if baseline is None else ""
+        note = f"* logit regression with the same settings{how}"
+        console.print(note, style="dim", soft_wrap=True)
     console.print(
         f"best epoch {result['best_epoch']} of {result['epochs']}, {result['seconds']:.1f} s, "
         f"{result['samples_per_second']:,.0f} samples/s, {PRECISIONS[result['precision']]}\n"

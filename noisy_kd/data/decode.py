@@ -65,6 +65,19 @@ def endings() -> set[str]:
     return {end for end, name in formats.items() if name in Image.OPEN and name not in NOT_IMAGES}
 
 
+def images_in(path: Path) -> list[Path]:
+    """Return the images anywhere below a folder, by their endings; of a file itself.
+
+    Raises:
+        InputError: if there are none.
+    """
+    known = endings()
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
+    if path.is_dir() and not files:
+        raise InputError(f"{path} holds no images.")
+    return files if path.is_dir() else [path]
+
+
 def inspect(file: Path) -> Header:
     """Read the header of an image file (of 16-bit files the pixels, too).
 

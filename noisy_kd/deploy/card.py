@@ -23,6 +23,7 @@ CARD = """# {student} for {dataset}
 | method | {method}{noise} |
 | seed | {seed} |
 | input | {input}, [B, {shape}] |
+| images of other sizes | shorter side scaled (antialiased, bilinear), centre cut out |
 | classes | {names} |
 | test errors | {test_errors} of {test_size} ({test_error:.2%}) |
 | test errors of this file | {errors} |

@@ -68,6 +68,7 @@ def export(
     files = {"exported": output or directory / f"student{ENDINGS[form]}"}
     if files["exported"].suffix != ENDINGS[form]:
         raise InputError(f"--output {output}: a file of {form} ends in {ENDINGS[form]}.")
+    _check_replaced(files["exported"], about["preprocessing"])
     data = load_data(directory, allow)
     write(form, model, prepare(data.test_images.pixels[:2]), files["exported"], about)
     if int8 is not None:
@@ -89,6 +90,7 @@ def export(
             "bytes": file.stat().st_size,
             "errors": int((logits.argmax(1) != labels).sum()),
             "largest_difference": float((logits - expected).abs().max()),
+            "largest_logit": float(expected.abs().max()),
         }
         if form == "onnx":
             models[NAMES[name]] = (loaded, prepare)
@@ -100,6 +102,17 @@ def export(
     card = files["exported"].with_name(f"{files['exported'].name}.md")
     write_file(card, model_card(facts))
     return {**facts, "card": str(card)}
+
+
+def _check_replaced(file: Path, preprocessing: str | None) -> None:
+    """Refuse to replace an exported file by one that takes other images."""
+    try:
+        _, known = load(file, [TORCH_EXPORT]) if file.exists() else (None, {})
+    except InputError:  # damaged, or of a network that is not allowed
+        return
+    if known.get("preprocessing", preprocessing) != preprocessing:
+        takes = "uint8" if known["preprocessing"] else "preprocessed"
+        raise InputError(f"{file} takes {takes} images: write the other by --output FILE.")
 
 
 def latencies(models: dict[str, tuple[Model, Model]], image: Tensor) -> dict[str, float]:
@@ -128,10 +141,15 @@ def in_words(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"{file['file']}: {file['bytes'] / 1e6:.2f} MB, {file['errors']} test errors "
         f"(original {facts['original_errors']}), largest logit difference "
-        f"{file['largest_difference']:.2g}"
+        f"{file['largest_difference']:.2g} (logits up to {file['largest_logit']:.3g})"
         for file in (facts[name] for name in NAMES if name in facts)
     ]
-    lines += [f"{time:8.3f} ms  {name}" for name, time in facts["latency"].items()]
+    times = facts["latency"]
+    lines += [f"{time:8.3f} ms  {name}" for name, time in times.items()]
+    for batch in BATCHES if "int8" in facts else ():
+        whole, small = (times[f"{NAMES[name]}, batch {batch}"] for name in NAMES)
+        if small > whole:
+            lines.append(f"int8 is slower here: {small / whole:.1f} times, batch {batch}")
     return [*lines, f"model card: {facts['card']}"]
 
 

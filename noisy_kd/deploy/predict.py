@@ -36,6 +36,7 @@ def predict(
     run, about = load(model, allow)
     channels, height, width = about["input_shape"]
     pixels = Pixels((height, width), channels, about.get("bits"))
+    scaled = False
     for file in files:
         answer = {"file": str(file), "classes": [], "probabilities": [], "error": ""}
         try:
@@ -44,8 +45,10 @@ def predict(
             yield {**answer, "error": str(error)}
             continue
         remarks = list(header.remarks)
-        if header.size != (height, width):
-            remarks.append(f"scaled from {header.size[1]}x{header.size[0]} to {width}x{height}")
+        if header.size != (height, width) and not scaled:
+            sizes = f"{header.size[1]}x{header.size[0]} to {width}x{height}"
+            remarks.append(f"scaled and cropped from {sizes}, as all of other sizes are")
+            scaled = True
         if remarks:
             print(f"{file}: {', '.join(remarks)}", file=sys.stderr)
         x = torch.from_numpy(image.transpose(2, 0, 1)[None].copy())

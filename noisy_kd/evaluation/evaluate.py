@@ -19,7 +19,13 @@ from noisy_kd.errors import InputError
 from noisy_kd.evaluation.robustness import Evaluation, classifier
 from noisy_kd.training.finished import load_data, teacher_test_logits
 
-ACCURACIES = ("noise", "corruptions", "fgsm", "pgd")  # those that are accuracies by strength
+WHAT = {
+    "noise": "accuracy at σ ",
+    "corruptions": "accuracy, ",
+    **dict.fromkeys(("fgsm", "pgd"), "accuracy at ε "),
+    "ood": "AUROC, ",
+}
+"""What the numbers of an evaluation are."""
 
 
 def evaluate(
@@ -101,11 +107,9 @@ def in_words(evaluation: dict[str, Any]) -> str:
     lines = []
     for kind, numbers in evaluation.items():
         if isinstance(numbers, dict):
-            texts = [
-                f"{key} {value:.4f}" for key, value in numbers.items() if isinstance(value, float)
-            ]
-            what = "accuracy at " if kind in ACCURACIES else ""
-            lines.append(f"  {kind:12} {what}{', '.join(texts)}")
+            shares = {k: v for k, v in numbers.items() if isinstance(v, float)}
+            texts = [f"{k} {v:.4g}" if k == "nll" else f"{k} {v:.2%}" for k, v in shares.items()]
+            lines.append(f"  {kind:12} {WHAT.get(kind, '')}{', '.join(texts)}")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from noisy_kd.errors import InputError
 log = logging.getLogger(__name__)
 
 CUSTOM = "custom"
-"""The name of sweeps without a file, ``-m hydra/launcher=stacked``."""
+"""The name of sweeps without a file, ``-m``."""
 
 Value = float | str
 

@@ -20,12 +20,13 @@ from noisy_kd.runs import Result
 
 @dataclass
 class Table:
-    """A title, headings, rows of text, and lines below."""
+    """A title, headings, rows of text, lines below, and the numbers where there are more."""
 
     title: str
     heads: list[str]
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
+    numbers: pd.DataFrame | None = None
 
 
 SHORT = {
@@ -79,10 +80,12 @@ def report(
     if table.empty:
         return [Table(title, [], [], [f"No runs: noisy-kd train -cn {sweep.name}."])]
     summary = frame.cells(sweep, table)
-    first = _cells(title, summary, table)
+    first = _cells(title, summary, table, sweep.name != sweeps.CUSTOM)
     if missing:
         first.notes.append(f"{missing} runs of this sweep have no result yet.")
-    return [*filter(None, [first, _best(sweep, summary), _tuned(summary), _cost(sweep, table)])]
+    return [
+        *filter(None, [first, _best(sweep, summary), _tuned(sweep, summary), _cost(sweep, table)])
+    ]
 
 
 def overview(folder: Path) -> Table:
@@ -91,14 +94,15 @@ def overview(folder: Path) -> Table:
     for name in (*sweeps.names(), sweeps.CUSTOM):
         recorded = sweeps.recorded(folder, name)
         done = sum(result["status"] == "done" for result in frame.read(folder, recorded))
-        count = f"{done} of {len(recorded)}" if recorded else ""
+        count = f"{done} of {len(recorded)}" if recorded else "0"
         rows.append([name, sweeps.read(name).title, count])
-    is_empty = not any(count for _, _, count in rows)
-    notes = ["No sweep has been run: noisy-kd train -cn quick."] if is_empty else []
+    is_empty = all(count == "0" for _, _, count in rows)
+    notes = ["[NT]: Sau & Balasubramanian 2016."]
+    notes += ["No sweep has been run: noisy-kd train -cn quick."] if is_empty else []
     return Table(f"Sweeps, and their runs in {folder}", ["sweep", "what", "runs done"], rows, notes)
 
 
-def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame) -> Table:
+def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame, is_grid: bool) -> Table:
     """Return all cells, each beside its baseline and the paper's number."""
     settings, has_baseline = settings_of(summary), summary["is_baseline"].any()
     has_paper = summary["paper"].notna().any()
@@ -116,10 +120,10 @@ def _cells(title: str, summary: pd.DataFrame, table: pd.DataFrame) -> Table:
             gain = number("{:+.1f} %", cell["paper_improvement"])
             row += [number("{:.2f}", cell["paper"]), gain]
         rows.append(row)
-    notes = [_what(table), NOTE, *_gaps(summary, settings)]
+    notes = [_what(table), NOTE, *_gaps(summary, settings, is_grid)]
     if not has_baseline:
         notes.append("No baseline: the same runs with method=logit_regression.")
-    return Table(title, heads, rows, notes)
+    return Table(title, heads, rows, notes, summary.drop(columns="runs"))
 
 
 def short(key: str) -> str:
@@ -165,10 +169,12 @@ def _what(table: pd.DataFrame) -> str:
     return f"{data}, {', '.join(teachers)} -> {students}, {epochs} epochs."
 
 
-def _gaps(summary: pd.DataFrame, settings: list[str]) -> list[str]:
-    """Return a line for runs that diverged, have failed, or are missing."""
+def _gaps(summary: pd.DataFrame, settings: list[str], is_grid: bool) -> list[str]:
+    """Return a line for runs that diverged, have failed, or are missing in a grid."""
     seeds = sorted({seed for members in summary["runs"] for seed in members["seed"]})
-    places: dict[str, list[str]] = {"diverged": [], "failed": [], "missing": []}
+    places: dict[str, list[str]] = {"diverged": [], "failed": []}
+    if is_grid:
+        places["missing"] = []
     for _, cell in summary.iterrows():
         by_seed = dict(zip(cell["runs"]["seed"], cell["runs"]["status"], strict=True))
         for status, cells in places.items():
@@ -203,11 +209,12 @@ def best_cells(summary: pd.DataFrame) -> pd.DataFrame:
     return best.assign(baseline=best["model@student"].map(plain))
 
 
-def _tuned(summary: pd.DataFrame) -> Table | None:
+def _tuned(sweep: Sweep, summary: pd.DataFrame) -> Table | None:
     """Return the cells without and with noise that have the lowest validation errors."""
     settings = settings_of(summary)
     others = [key for key in settings if key not in frame.NOISE]
     tuned = all(key in TRAINING or key.startswith("optimizer.") for key in others)
+    tuned = tuned and {*others} <= sweep.axes.keys()
     best = summary.dropna(subset="val_error").sort_values("val_error", kind="stable")
     plain = best["runs"].map(lambda members: members["baseline"].all()).astype(bool)
     if not others or not tuned or plain.nunique() < 2:
@@ -273,9 +280,10 @@ def as_html(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Return headings and rows; the last column says which table it is."""
+    """Return the numbers, or headings and rows."""
     content = pd.DataFrame(table.rows, columns=table.heads)
-    return str(content.assign(table=table.title).to_csv(index=False)).rstrip()
+    numbers = content if table.numbers is None else table.numbers
+    return str(numbers.to_csv(index=False, float_format="%.6g")).rstrip()
 
 
 def print_table(table: Table) -> None:
@@ -285,7 +293,7 @@ def print_table(table: Table) -> None:
     from rich.table import Table as RichTable
 
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": 0, "pad_edge": False}
-    shown = RichTable(title=table.title, title_justify="left", **style)
+    shown = RichTable(**style)
     for i, head in enumerate(table.heads):
         is_text = i == 0 or any(len(row[i]) > 40 for row in table.rows)
         shown.add_column(head, justify="left" if is_text else "right", overflow="fold")
@@ -293,6 +301,7 @@ def print_table(table: Table) -> None:
         shown.add_row(*row)
     console = Console(width=None if sys.stdout.isatty() else 100, markup=False, highlight=False)
     with console.capture() as captured:  # rich would end the program if the reader stopped
+        console.print(table.title, style="italic")
         console.print(shown)
         for note in table.notes:
             console.print(note, style="dim")

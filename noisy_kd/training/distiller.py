@@ -154,6 +154,8 @@ class Distiller(LightningModule):
         self.target = z
         g = self.logits(self.student, method.step_input(x, generator))
         g = method.step_output(g, generator)
+        if z is not None and z.shape[-1] != g.shape[1]:
+            raise ValueError(f"the student has {g.shape[1]} classes, the teacher {z.shape[-1]}.")
         return method.loss(g, z, method.step_labels(y, g.shape[1], generator))
 
     @torch.no_grad()

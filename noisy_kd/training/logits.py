@@ -192,7 +192,8 @@ def _of_views(
     dataset, count = data.all_views(), data.views.count or 1
 
     def of_view(v: int) -> Tensor:
-        log.info("Computing the teacher's logits, once: view %d of %d.", v + 1, count)
+        if v % max(1, count // 10) == 0:
+            log.info("Computing the teacher's logits, once: view %d of %d.", v + 1, count)
         return logits(dataset, v)
 
     if count > 1:

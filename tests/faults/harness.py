@@ -33,7 +33,7 @@ SHIM = "NOISY_KD_SHIM"
 SHORT = ["teacher.max_epochs=1", "trainer.max_epochs=2", "callbacks=quiet", "trainer=cpu"]
 SHORT += ["precision=32", "data.subset=200", "teacher.subset=200"]
 RUN = ["train", *SHORT, "hydra.run.dir=runs/run"]
-STACK = ["train", "-m", *SHORT, "hydra/launcher=stacked", "devices=1", "seed=1,2"]
+STACK = ["train", "-m", *SHORT, "devices=1", "seed=1,2"]
 CASES = {"alone": RUN, "stacked": STACK}
 LIMIT = 60  # seconds that a command may take
 NUMBERS = itertools.count()
@@ -618,7 +618,7 @@ def soak(bench: Bench) -> Iterator[Figure]:
     count = max(100, round(2000 * bench.share))
     folder, began = bench.fresh(), time.monotonic()
     tiny = [*SHORT, "trainer.max_epochs=1", "data.subset=20", "logger=csv", "max_stack=20"]
-    sweep = ["train", "-m", *tiny, "hydra/launcher=stacked", "devices=1", f"seed=range(0,{count})"]
+    sweep = ["train", "-m", *tiny, "devices=1", f"seed=range(0,{count})"]
     seen: list[tuple[int, int, int]] = []
     first: list[float] = []
 

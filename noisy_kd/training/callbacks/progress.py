@@ -43,10 +43,12 @@ class Bar:
         self.task = self.bar.add_task("", total=total, done="", error="")
         self.tenth = 0
 
-    def update(self, completed: float, done: str, metrics: Mapping[str, float]) -> None:
-        """Show how far the training is."""
-        error = f"loss {metrics['loss']:.3g}" if "loss" in metrics else ""
-        error = f"val. error {metrics['val_error']:.2%}" if "val_error" in metrics else error
+    def update(
+        self, completed: float, done: str, metrics: Mapping[str, float], of: str = ""
+    ) -> None:
+        """Show how far the training is; ``of`` says of what the metrics are."""
+        error = f"{of}loss {metrics['loss']:.3g}" if "loss" in metrics else ""
+        error = f"{of}val. error {metrics['val_error']:.2%}" if "val_error" in metrics else error
         self.bar.update(self.task, completed=completed, done=done, error=error)
         tenth = int(10 * completed / max(1, self.total))
         if self.logs and tenth > self.tenth:
@@ -68,6 +70,7 @@ class RunsBar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.refresh()
         self.bar.bar.stop()
 
     def refresh(self) -> None:
@@ -75,17 +78,18 @@ class RunsBar:
         completed, finished, metrics = self._completed()
         mean = {key: sum(values) / len(values) for key, values in metrics.items() if values}
         percent = f"{100 * completed / max(1, self.bar.total):.0f} %, " if self.bar.logs else ""
-        self.bar.update(completed, f"{percent}{finished} of {len(self.epochs)} runs done", mean)
+        done = f"{percent}{finished} of {len(self.epochs)} runs done"
+        self.bar.update(completed, done, mean, "mean " if len(self.epochs) > 1 else "")
 
     def _completed(self) -> tuple[float, int, dict[str, list[float]]]:
         """Return epochs done, runs finished, and the last metrics of all runs."""
-        completed, finished = 0, 0
+        completed, finished = 0.0, 0
         metrics: dict[str, list[float]] = {"val_error": [], "loss": []}
         for name, epochs in self.epochs.items():
             rows = read_metrics(Path(name) / "metrics.csv")
             is_finished = runs.finished(Path(name), self.hashes[name]) is not None
             finished += is_finished
-            completed += epochs if is_finished else len(rows)
+            completed += epochs if is_finished else min(len(rows), epochs - 0.5)
             for key, values in metrics.items():
                 values += [float(row[key]) for row in rows[-1:] if row.get(key)]
         return completed, finished, metrics
