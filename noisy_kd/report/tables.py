@@ -43,6 +43,8 @@ SHORT = {
     "trainer.max_epochs": "epochs",
     "data.batch_size": "batch",
     "data.subset": "images",
+    "data.views": "views",
+    "data.augment": "augment",
     "data.label_noise": "label noise",
     "model@student": "student",
     "model@teacher": "teacher",
