@@ -232,6 +232,12 @@ callbacks=foo
 +callbacks.best.patience=0
 +callbacks.best.patience=abc
 callbacks.best._target_=nowhere.Foo
+callbacks.best._target_=lightning.pytorch.callbacks.Timer
+optimizer.amsgrad=maybe
+trainer.overfit_batches=1
+trainer.max_steps=5
+trainer.check_val_every_n_epoch=2
+model@student=module student._target_=own_nets.Raising
 store=/dev/null/x
 store=
 recipe=foo
@@ -303,6 +309,8 @@ OTHERS = {
     "train -cn table1 nonsense=1": "nonsense",
     "train -cn quick method.sigma=-1": "method.sigma=-1",
     "train --seed=3": "--seed=3: settings have no dashes",
+    "train optimizer.differentiable=true": "cannot be used with differentiable=True",
+    "train hydra.job_logging.root.level=NOSUCH": "Unable to configure root logger",
     "train --epochs 3": "--epochs: settings have no dashes",
     "train --exp=x.pickle": "--exp=x.pickle: it reads a pickle",
     "report seed=1": "seed=1: of which sweep?",

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from noisy_kd import (
     BestEpoch,
@@ -31,6 +31,7 @@ from noisy_kd import (
     two_teachers,
 )
 from noisy_kd.data.dataset import loader
+from noisy_kd.training.distiller import unpack
 from noisy_kd.training.fit import TrainingSamples, fit
 from noisy_kd.training.logits import stacked_logits
 from noisy_kd.training.numerics import Numerics
@@ -273,14 +274,35 @@ def test_outputs_that_are_no_tensor_give_their_logits(make, images):
     assert torch.equal(Distiller(Wrapped(student()), Wrapped(teacher())).loss(x, y), plain)
 
 
+class Endless(IterableDataset):
+    """Samples without a length."""
+
+    def __init__(self, x, y):
+        self.samples = list(zip(x, y, strict=True))
+
+    def __iter__(self):
+        return iter(self.samples)
+
+
 def test_what_cannot_work_is_refused_clearly(images):
     x, y = images.training_set()[torch.arange(8)]
     text = nn.Module()
     text.forward = lambda x: "text"
+    shared = student()
     for call, error, words in (
         (lambda: Distiller(student()).loss(x, y), ValueError, "no teacher"),
         (lambda: Distiller(text, teacher()).loss(x, y), TypeError, "returned str"),
         (lambda: Distiller(student(), [teacher()] * 2), ValueError, "two_teachers"),
+        (lambda: Distiller(*[teacher()] * 2), ValueError, "share weights"),
+        (lambda: StudentStack([Distiller(shared), Distiller(shared)]), ValueError, "share weights"),
+        (lambda: unpack((x, y[:, None])), ValueError, r"shape \[B\], not \[8, 1\]"),
+        (
+            lambda: L.Trainer(max_epochs=1, **QUIET).fit(
+                Distiller(student(), teacher()), DataLoader(Endless(x, y), 4)
+            ),
+            ValueError,
+            "Give the Trainer max_steps",
+        ),
         (
             lambda: Distiller(network("FC7", SHAPE), teacher()).loss(x, y),
             ValueError,

@@ -166,6 +166,19 @@ def test_a_baseline_has_a_cell_of_its_own_in_a_custom_sweep():
     assert cells["difference"][1] == pytest.approx(1.0)
 
 
+def test_runs_of_different_teachers_and_images_are_different_cells():
+    for setting in ("teacher.label_smoothing=0.2", "teacher.augment=crops"):
+        runs = [
+            result(0.01, "data=mnist", "method.sigma=0.5", "seed=1", *more)
+            for more in ((), (setting,))
+        ]
+        assert len(summary("custom", runs)) == 2
+    runs = [result(0.01, "data=digits", f"seed={seed}") for seed in (1, 2)]
+    for run, content in zip(runs, ("0a", "0b"), strict=True):
+        run["settings"]["data"]["content"] = content
+    assert len(summary("custom", runs)) == 2
+
+
 def test_sweeps_without_a_file_are_not_one_grid():
     runs = [
         result(0.01, "data=mnist", f"method.sigma={sigma}", f"seed={seed}", f"optimizer.lr={rate}")

@@ -12,6 +12,7 @@ from noisy_kd import config, runs
 from noisy_kd.cli.arguments import compose, for_hydra
 from noisy_kd.data import store
 from noisy_kd.report import sweeps
+from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep.queue import available
 
 
@@ -138,6 +139,23 @@ def test_a_run_does_not_replace_another_one(command, tmp_path):
     assert not (tmp_path / "mine" / "student.onnx").exists()  # of the other student
 
 
+def test_files_of_others_are_not_replaced_by_a_run(command, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "last.ckpt").write_text("mine")
+    done = command("train", *SHORT, "hydra.run.dir=mine")
+    assert done.returncode == 2
+    assert "mine holds last.ckpt, but not of a run" in done.stderr
+    assert (tmp_path / "mine" / "last.ckpt").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["last.ckpt"]
+
+
+def test_a_callback_that_may_change_the_training_is_part_of_the_run():
+    plain = compose([])
+    own = compose(["+callbacks.own._target_=own_callbacks.Meeting"])
+    shown = compose(["+callbacks.bar._target_=noisy_kd.training.callbacks.EpochBar"])
+    assert config_hash(plain) == config_hash(shown) != config_hash(own)
+
+
 def test_the_files_of_two_runs_are_not_mixed(command, tmp_path):
     for seed in (1, 2):
         assert command("train", *SHORT, f"seed={seed}", f"hydra.run.dir={seed}").returncode == 0
@@ -221,12 +239,16 @@ def test_logits_that_are_not_finite_are_named(command, tmp_path):
         ("hydra.run.dir=", "hydra.run.dir= must be a path"),
         ("method=null", "method=null: choose fickle_teacher"),
         (
-            "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
-            "callbacks.stop: EarlyStopping.__init__() missing 1 required positional argument",
+            "+callbacks.show._target_=lightning.pytorch.callbacks.Callback +callbacks.show.x=1",
+            "callbacks.show.x: Callback has no such argument",
         ),
         (
-            "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:nosuch}",
-            "Early stopping conditioned on metric `nosuch` which is not available",
+            "+callbacks.stop={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/error}",
+            "lightning.pytorch.callbacks.EarlyStopping: use callbacks.best.patience instead",
+        ),
+        (
+            "+callbacks.rate={_target_:lightning.pytorch.callbacks.LearningRateMonitor}",
+            "Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger",
         ),
         ("method.temperature=inf", "must be a finite number"),
         ("data.batch_size=99999999999999999999", "below 2^63"),
@@ -234,7 +256,7 @@ def test_logits_that_are_not_finite_are_named(command, tmp_path):
 )
 def test_values_without_sense_are_named(command, argument, said):
     method = ["method=hinton"] if "temperature" in argument else []
-    done = command("train", *SHORT, *method, argument)
+    done = command("train", *SHORT, *method, *argument.split(" "))
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert said in line

@@ -5,12 +5,15 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
+from noisy_kd import runs
 from noisy_kd.config import CONF, OPEN, SWEEPS, Config, read
 from noisy_kd.errors import InputError
+from noisy_kd.sweep.plugins import add_to_path
 
 ACTIONS = {  # Hydra's options that say what to do
     *("--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve"),
@@ -67,6 +70,8 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
             raise InputError(f"{argument}: choose {', '.join(names)}.")
         if group in ("hydra.run.dir", "hydra.sweep.dir") and argument.endswith("="):
             raise InputError(f"{argument} must be a path.")
+        if group == "hydra.run.dir":
+            runs.check_is_of_a_run(Path(recipe.strip("'\"")).expanduser())
     acts = any(argument.split("=")[0] in ACTIONS for argument in arguments)
     multirun = name in sweeps and not acts and "hydra.mode=RUN" not in arguments
     lists = multirun or bool({"-m", "--multirun"} & set(arguments))
@@ -122,5 +127,6 @@ def compose(overrides: Sequence[str], name: str = "config") -> Config:
     Raises:
         InputError: see :func:`noisy_kd.config.read`; Hydra's own errors pass through.
     """
+    add_to_path()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return read(hydra_compose(name, [_typed(override) for override in overrides]))

@@ -60,7 +60,8 @@ def is_input_error(error: BaseException) -> bool:
         _input_error(error) is not None
         or disk_error(error) is not None
         or bool(packages & {"hydra", "omegaconf", "yaml"})
-        or (isinstance(error, ValueError) and refused_by_hydra)  # such as range(0,1,0)
+        or (isinstance(error, ValueError | TypeError) and refused_by_hydra)  # such as range(0,1,0)
+        or modules[-1] == "logging.config"  # such as an unknown level
         or modules[-1].startswith("lightning.")  # such as EarlyStopping's monitor=nosuch
     )
 

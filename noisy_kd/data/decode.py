@@ -132,6 +132,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     """Open an image file; any error, also while its pixels are read, becomes one line."""
     Image.init()
     formats = [name for name in Image.ID if name not in NOT_IMAGES]
+    if file.exists() and not file.is_file() and not file.is_dir():  # reading might never end
+        raise InputError(f"{file} cannot be read as an image (it is no file).")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(file, formats=formats)

@@ -325,13 +325,13 @@ def _unreadable(error: OSError) -> InputError:
     return InputError(f"the folder {error.filename} cannot be read ({error.strerror}).")
 
 
-def _images(folder: Path, others: Counter[str]) -> Iterator[Path]:
+def _images(folder: Path, others: Counter[str], *above: Path) -> Iterator[Path]:
     """Return the image files at any depth of a folder, by their endings; count the others."""
-    known = endings()
+    known, places = endings(), (*above, folder.resolve())
     for path in _entries(folder):
         if path.is_dir():
-            into_itself = path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
-            yield from () if into_itself else _images(path, others)
+            if not any(place.is_relative_to(path.resolve()) for place in places):  # no link back
+                yield from _images(path, others, *places)
         elif (ending := path.suffix.lower()) in known and (path.is_file() or path.is_symlink()):
             yield path
         else:

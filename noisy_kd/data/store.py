@@ -160,7 +160,7 @@ def clean(store: Path) -> tuple[int, int]:
     Whatever else lies in the folder stays, too.
     """
     removed = kept = 0
-    matches = map(OWN.match, sorted(path.name for path in store.iterdir()))
+    matches = map(OWN.match, sorted(path.name for path in store.glob("*")))
     for name in dict.fromkeys(match[1] for match in matches if match):
         file, about = store / f"{name}.lock", store / name / "entry.json"
         with suppress(Timeout), files.locked(file, timeout=0):

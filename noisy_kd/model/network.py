@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from types import MappingProxyType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType
 from typing import Any
 
 import torch
@@ -124,8 +124,9 @@ def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) ->
     with seeded(seed), warnings.catch_warnings(action="ignore", category=FutureWarning):
         try:
             net = make(**(default | dict(arguments)))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{target} cannot be made: {error}.") from error
+        except Exception as error:  # whatever code of the user's raises
+            text = f"{type(error).__name__}: " * (not isinstance(error, TypeError | ValueError))
+            raise InputError(f"{target} cannot be made: {text}{error}.") from error
     if not isinstance(net, nn.Module):
         raise InputError(f"{target} makes {type(net).__name__}, which is no torch.nn.Module.")
     return net
@@ -187,7 +188,20 @@ def architecture(net: nn.Module) -> str:
     try:
         return notation_of(net)
     except ValueError:
-        return f"{type(net).__module__}.{type(net).__qualname__} {net}"
+        return f"{type(net).__module__}.{type(net).__qualname__} {net}{_own_values(net)}"
+
+
+def _own_values(net: nn.Module) -> str:
+    """Return plain values and functions of modules that are not torch's: they may decide logits."""
+    plain = (int, float, str, bool, FunctionType, BuiltinFunctionType, type)
+    values = [
+        f" {name}.{key}={getattr(value, '__qualname__', value)}"
+        for name, module in net.named_modules()
+        if not type(module).__module__.startswith(("torch.nn.", "noisy_kd."))
+        for key, value in sorted(vars(module).items())
+        if not key.startswith("_") and key != "training" and isinstance(value, plain)
+    ]
+    return "".join(values)
 
 
 def notation_of(net: nn.Module) -> str:

@@ -37,8 +37,9 @@ def locate(target: Any, key: str = "") -> Any:
         if isinstance(value, ModuleType):  # torchvision.models.alexnet is a function, too
             package, _, name = target.rpartition(".")
             value = getattr(import_module(package or target), name, value)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        why = f"cannot be imported ({error}): name a class or function."
+    except Exception as error:  # whatever a module of the user's raises
+        text = f"{type(error).__name__}: " * (not isinstance(error, ImportError | AttributeError))
+        why = f"cannot be imported ({text}{error}): name a class or function."
         raise InputError(f"{key}{'=' * bool(key)}{target} {why}") from error
     return value
 

@@ -58,7 +58,17 @@ NETWORKS = ("model@student", "model@teacher")
 def read(folder: Path, directories: Iterable[str]) -> list[Result]:
     """Return the results of runs below a folder, with their directories."""
     results = [(folder / name, runs.read_result(folder / name)) for name in directories]
-    return [result | {"directory": str(place)} for place, result in results if result]
+    return [
+        result | {"directory": str(place)}
+        for place, result in results
+        if result and _is_whole(result)
+    ]
+
+
+def _is_whole(result: Result) -> bool:
+    """Return whether a result has what tables need: one of another program has not."""
+    keys = {"settings", "status", "method", "student", "teacher"}
+    return keys <= result.keys() and isinstance(result["settings"], dict)
 
 
 def frame(results: Iterable[Result]) -> pd.DataFrame:
@@ -135,18 +145,21 @@ def select(table: pd.DataFrame, chosen: Mapping[str, Sequence[Value]]) -> pd.Dat
 def cell_columns(sweep: Sweep, table: pd.DataFrame) -> list[str]:
     """Return the settings that distinguish cells: the axes, then what else differs."""
     axes = [key for key in sweep.axes if key in table]
-    hidden = {"seed", "status", "baseline", "result", "data.content", *ERRORS, *axes}
+    hidden = {"seed", "status", "baseline", "result", *ERRORS, *axes}
     hidden |= {*NETWORKS}
     hidden |= {key for axis in axes for key in IMPLIED.get(axis, ())}
     more = []
     noisy = table[~table["baseline"]]
+    taught = table[~table["method"].isin(runs.WITHOUT_TEACHER)]
     for key in table.columns.difference(hidden, sort=False):
         if key == "method":
             count = noisy[key].nunique()
         elif key.startswith("method."):  # of a baseline they decide nothing
             count = noisy.groupby("method")[key].nunique().max()
-        else:  # a method without a teacher lacks the keys of one, images without crops theirs
-            count = table[key].nunique(dropna=key.startswith(("teacher.", "augment.")))
+        elif key.startswith("teacher."):
+            count = taught[key].nunique(dropna=False)
+        else:  # images without crops lack their keys
+            count = table[key].nunique(dropna=key.startswith("augment."))
         if count > 1:
             more.append(next((name for name in NETWORKS if key in IMPLIED[name]), key))
     return list(dict.fromkeys([*axes, *more]))

@@ -92,7 +92,7 @@ def recorded(folder: Path, name: str) -> list[str]:
     directories = []
     for line in file.read_text("utf-8", "replace").splitlines() if file.exists() else ():
         try:
-            directories.append(unsealed(line)["directory"])
+            directories.append(str(unsealed(line)["directory"]))
         except (ValueError, KeyError):  # perhaps cut off by a crash
             log.warning("%s: a line is damaged, and left out: %s", file, line[:60])
     return list(dict.fromkeys(directories))

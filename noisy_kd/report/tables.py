@@ -301,7 +301,9 @@ def print_table(table: Table) -> None:
         shown.add_column(head, justify="left" if is_text else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 100, markup=False, highlight=False)
+    console = Console(
+        width=None if sys.stdout and sys.stdout.isatty() else 100, markup=False, highlight=False
+    )
     with console.capture() as captured:  # rich would end the program if the reader stopped
         console.print(table.title, style="italic")
         console.print(shown)

@@ -66,6 +66,20 @@ def check_free(directory: Path, config_hash: str) -> None:
         )
 
 
+def check_is_of_a_run(directory: Path) -> None:
+    """Refuse a directory with files of other programs that a run would replace.
+
+    Raises:
+        InputError: naming one.
+    """
+    own = {*OWN_FILES, "result.json", "config.yaml", "metrics.csv", "last.ckpt", "latency.json"}
+    is_run = any((directory / name).exists() for name in ("train.log", ".hydra", "run.lock"))
+    if not is_run and (files_there := sorted(name for name in own if (directory / name).exists())):
+        raise InputError(
+            f"{directory} holds {files_there[0]}, but not of a run: choose another hydra.run.dir."
+        )
+
+
 def remove_outputs(directory: Path) -> None:
     """Remove what the run has written: result, student, checkpoint, curves, evaluation."""
     for pattern in (
@@ -116,7 +130,8 @@ def remove_if_untouched(directory: Path) -> None:
     if not directory.is_dir():
         return
     with suppress(Timeout, OSError, InputError), files.locked(directory / "run.lock", timeout=0):
-        if {file.name for file in directory.iterdir()} <= UNTOUCHED:
+        untouched = {file.name for file in directory.iterdir()} <= UNTOUCHED
+        if untouched and not directory.samefile(Path.cwd()):
             shutil.rmtree(directory)
 
 

@@ -28,7 +28,11 @@ def identity(config: Config) -> dict[str, Any]:
     settings["teacher"] = _teacher(config)
     settings |= _augment(config, settings)
     settings["method"].pop("teachers", None)  # they are in "teacher"
-    settings["callbacks"] = {"best": {"patience": config.patience}}
+    own = {k: v for k, v in config.callbacks.items() if k not in ("best", "progress") and v}
+    own = {k: v for k, v in own.items() if not v["_target_"].startswith("noisy_kd.")}
+    settings["callbacks"] = {"best": {"patience": config.patience}} | own
+    if config.data._target_ and not config.data._target_.startswith("noisy_kd."):
+        settings["data"]["_target_"] = config.data._target_
     settings["precision"] = resolved_precision(config)
     if config.data.name == "folder":
         settings["data"]["content"] = _folder_digest(str(config.data.root), config.store)
@@ -48,7 +52,7 @@ def overrides(settings: dict[str, Any]) -> list[str]:
         method["teachers"] = teacher.pop("layers")
     data.pop("content", None)
     teacher.pop("checkpoint", None)
-    left["callbacks"] = {"best.patience": left["callbacks"]["best"]["patience"]}
+    left["callbacks"]["best.patience"] = left["callbacks"].pop("best")["patience"]
     return [*chosen, *_as_overrides(left)]
 
 

@@ -15,6 +15,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Generator, Tensor, nn
 
 from noisy_kd.config import Config, Input, Network, Optimizer, Teacher, named_networks
@@ -200,6 +201,7 @@ def optimizer(settings: Optimizer, numerics: Numerics) -> OptimizerFactory:
     make = locate(settings._target_)
     known = inspect.signature(make).parameters
     fused = numerics.fast and numerics.device.type in ("cpu", "cuda")
+    fused = fused and not {"foreach", "differentiable"} & settings.arguments.keys()
     may = {"fused": fused, "capturable": numerics.graphs}
     given: dict[str, Any] = {key: True for key, wanted in may.items() if wanted and key in known}
     given |= {"lr": settings.lr, "weight_decay": settings.weight_decay, **settings.arguments}
@@ -246,6 +248,7 @@ def trainer(
         settings |= {"devices": 1, "strategy": "auto"}
     if settings["strategy"] == "auto":  # in a Slurm job too: its signals are the sweep's affair
         settings["plugins"] = [LightningEnvironment()]
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # whatever the environment says
     bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     settings |= OWN_ARGUMENTS | {"callbacks": callbacks, "enable_progress_bar": bar}
     try:
@@ -292,7 +295,10 @@ def loggers(config: Config, directory: Path, prefix: str = "") -> list[Logger]:
             where |= {"default_hp_metric": False, "prefix": prefix}
         if issubclass(make, WandbLogger):
             where = {"save_dir": str(directory), "name": directory.name}
-        loggers.append(make(**arguments(node), **where))
+        try:
+            loggers.append(make(**arguments(node), **where))
+        except TypeError as error:
+            raise InputError(f"logger: {' '.join(str(error).split())}") from error
     return loggers
 
 

@@ -3,9 +3,18 @@
 import copy
 import importlib.util
 import math
+from functools import partial
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    EarlyStopping,
+    ModelPruning,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -19,11 +28,31 @@ from noisy_kd.model.layers import has_batch_norm
 from noisy_kd.model.network import logits_of, with_active_dropout
 from noisy_kd.model.targets import locate
 from noisy_kd.training import build
+from noisy_kd.training.callbacks import BestEpoch
 from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.numerics import Numerics
 
 NEEDS_TWO = "BatchNorm needs mini-batches of at least two images; use more."
-USE_INSTEAD = {"accumulate_grad_batches": "data.batch_size", "precision": "precision"}
+USE_INSTEAD = {
+    "accumulate_grad_batches": "data.batch_size",
+    "precision": "precision",
+    **dict.fromkeys(("overfit_batches", "limit_train_batches"), "data.subset"),
+    "limit_val_batches": "data.val_size",
+    **dict.fromkeys(("max_steps", "max_time", "fast_dev_run"), "trainer.max_epochs"),
+    **dict.fromkeys(("check_val_every_n_epoch", "val_check_interval"), "callbacks.best.patience"),
+    "num_nodes": "trainer=ddp on one machine, or hydra/launcher=stacked_slurm,",
+}
+"""Arguments of the Trainer that would change what a run is, and its own keys for that."""
+
+UNFIT: dict[type[Callback], str] = {
+    EarlyStopping: "callbacks.best.patience",
+    Timer: "trainer.max_epochs",
+    StochasticWeightAveraging: "optimizer.averaging=swa",
+    WeightAveraging: "optimizer.averaging",
+    ModelPruning: "a smaller student",
+    BaseFinetuning: "a smaller student",
+}
+"""Lightning's callbacks that know nothing of several students, and what to use instead."""
 
 
 def check_settings(config: Config) -> None:
@@ -49,9 +78,13 @@ def check_settings(config: Config) -> None:
             if not node:
                 continue
             make = locate(node["_target_"], f"{group}.{name}._target_")
-            if not isinstance(make, type) or not issubclass(make, kind):
+            wanted = BestEpoch if (group, name) == ("callbacks", "best") else kind
+            if not isinstance(make, type) or not issubclass(make, wanted):
                 target = f"{group}.{name}._target_={node['_target_']}"
-                raise InputError(f"{target} must be a subclass of {kind.__name__}.")
+                raise InputError(f"{target} must be a subclass of {wanted.__name__}.")
+            for unfit in filter(partial(issubclass, make), UNFIT):
+                target = f"{group}.{name}._target_={node['_target_']}"
+                raise InputError(f"{target}: use {UNFIT[unfit]} instead.")
             if issubclass(make, WandbLogger):
                 if importlib.util.find_spec("wandb") is None:
                     raise InputError("logger=wandb needs a package: pip install wandb.")
@@ -68,8 +101,12 @@ def check_settings(config: Config) -> None:
 def _check_optimizer(place: str, settings: Optimizer) -> None:
     build.check_arguments(place, locate(settings._target_, f"{place}._target_"), settings.arguments)
     try:
-        make = build.optimizer(settings, Numerics(torch.device("cpu"), "32", fast=False))
-        make([nn.Parameter(torch.zeros(1))])
+        make = build.optimizer(settings, Numerics(torch.device("cpu"), "32", fast=True))
+        weight = nn.Parameter(torch.zeros(1))
+        weight.grad = torch.zeros(1)
+        optimizer = make([weight])
+        if not settings.arguments.get("capturable"):  # on a GPU alone
+            optimizer.step()
     except Exception as error:  # the optimiser's own
         given = [f"{key}={value}" for key, value in settings.arguments.items()]
         what = " with ".join([f"{place}._target_={settings._target_} cannot be used", *given])

@@ -89,6 +89,9 @@ class Distiller(LightningModule):
         self.method = method or logit_regression()
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
         self._check(len(teachers), schedule, averaging, ema_decay)
+        frozen = {id(parameter) for net in teachers for parameter in net.parameters()}
+        if any(id(parameter) in frozen for parameter in student.parameters()):
+            raise ValueError("teacher and student share weights: the teacher's are frozen.")
         # In a tuple, so that Lightning neither trains nor saves them.
         self.teachers = tuple(teacher.eval().requires_grad_(False) for teacher in teachers)
         self.fickle: tuple[nn.Module, ...] = ()
@@ -255,6 +258,11 @@ class Distiller(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer()
         steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf and self.schedule is not SCHEDULES["constant"]:
+            raise ValueError(
+                f"{steps} steps: the schedule has to know their number. Give the Trainer "
+                "max_steps, or max_epochs and data of a length, or use schedule='constant'."
+            )
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(min(1.0, step / steps)))
         return {
             "optimizer": optimizer,
@@ -286,10 +294,10 @@ class Distiller(LightningModule):
         if batch_idx + 1 == self.trainer.num_training_batches:  # before the validation
             self.after_epoch(self.trainer.max_epochs or 0)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -318,5 +326,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """
     if isinstance(batch, tuple | list) and len(batch) in (2, 3):
         x, y, *z = batch
+        if y.ndim != 1:
+            raise ValueError(f"labels must have the shape [B], not {list(y.shape)}.")
         return x, y, z[0] if z else None
     raise TypeError(f"a batch must be (x, y) or (x, y, z), not {type(batch).__name__}.")

@@ -69,6 +69,9 @@ class StudentStack(LightningModule):
         self.samples, self.clip = samples, dict(clip or {})
         self.numerics = numerics or Numerics(torch.device("cpu"), "32", fast=True)
         self._own_numerics = numerics is None
+        weights = [id(p) for one in distillers for p in one.student.parameters()]
+        if len(weights) > len(set(weights)):
+            raise ValueError("students share weights: give each Distiller a network of its own.")
         self.needs_two = [has_batch_norm(distiller.student) for distiller in distillers]
         self.draws_globally = [draws_globally(distiller.student) for distiller in distillers]
         self.targets: list[Tensor | None] = [None] * len(distillers)
@@ -302,10 +305,12 @@ class StudentStack(LightningModule):
         schedule, rate = self.distillers[k].schedule, self.trainer.optimizers[k].defaults["lr"]
         epochs, count = self.trainer.max_epochs or 1, 1
         per_epoch = float(self.trainer.num_training_batches)
+        if epochs < 1 or not 0 < per_epoch < math.inf:
+            raise ValueError("a StudentStack needs max_epochs, and data of a length.")
         if self.samples is not None:
             count, per_epoch = -(-samples // self.samples.batch_size), self.samples.steps
         done = [(self.current_epoch + (first + s) / per_epoch) / epochs for s in range(count)]
-        return torch.tensor([rate * schedule(distiller) for distiller in done], dtype=torch.float64)
+        return torch.tensor([rate * schedule(share) for share in done], dtype=torch.float64)
 
 
 def _add(sums: Sums, more: Sums) -> None:

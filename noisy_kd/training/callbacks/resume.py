@@ -14,6 +14,7 @@ import torch
 from lightning import Callback, Trainer
 
 from noisy_kd.data import files
+from noisy_kd.errors import InputError
 from noisy_kd.training.callbacks.best import Best, BestEpoch
 
 if TYPE_CHECKING:
@@ -70,7 +71,11 @@ class Resume(Callback):
         if len(usable) < len(saved) or len(epochs) > 1:
             return
         for k, content in enumerate(usable):
-            stack.distillers[k].load_state_dict(content["state"])
+            try:
+                stack.distillers[k].load_state_dict(content["state"])
+            except RuntimeError as error:
+                what = f"{self.files[k]} does not fit the network, whose code has changed"
+                raise InputError(f"{what}: force=true begins again.") from error
             _load_optimizer(trainer.optimizers[k], content["optimizer"])
             stack.diverged[k] = content["diverged"]
             stack.stopped[k] = content["stopped"]
