@@ -67,7 +67,7 @@ def test_every_method_is_a_composition(name):
 
 @pytest.mark.parametrize("name", choices("data"))
 def test_every_data_set_is_a_lightning_data_module(name):
-    config = compose([f"data={name}"])
+    config = compose([f"data={name}", "data.root=images"])
     assert issubclass(get_object(config.data._target_), ImageDataModule)
     assert get_object(config.data._target_).name == config.data.name == name
 

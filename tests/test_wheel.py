@@ -67,6 +67,7 @@ def test_it_trains_and_reports_in_an_empty_folder(noisy_kd):
     report = run("report", "quick")
     assert report.returncode == 0, report.stderr
     assert "baseline" in report.stdout
+    assert run("describe").returncode == 0
     bad = run("train", "method.sgima=1")
     assert bad.returncode == 2 and "method.sgima" in bad.stderr
 
