@@ -72,11 +72,12 @@ def check_is_of_a_run(directory: Path) -> None:
     Raises:
         InputError: naming one.
     """
-    own = {*OWN_FILES, "result.json", "config.yaml", "metrics.csv", "last.ckpt", "latency.json"}
-    is_run = any((directory / name).exists() for name in ("train.log", ".hydra", "run.lock"))
-    if not is_run and (files_there := sorted(name for name in own if (directory / name).exists())):
+    signs = ("result.json", *UNTOUCHED)
+    replaced = (*OWN_FILES, "config.yaml", "metrics.csv", "last.ckpt", "latency.json")
+    held = [name for name in replaced if (directory / name).exists()]
+    if held and not any((directory / name).exists() for name in signs):
         raise InputError(
-            f"{directory} holds {files_there[0]}, but not of a run: choose another hydra.run.dir."
+            f"{directory} holds {held[0]}, but not of a run: choose another hydra.run.dir."
         )
 
 
