@@ -2,16 +2,23 @@
 
 import os
 import shutil
+import sys
 
+import own_nets
 import pytest
 from commands import command as command_here
 from conftest import SHORT
+from image_files import write_folder
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from noisy_kd import config, runs
+from noisy_kd import ImageFolderDataModule, config, runs
 from noisy_kd.cli.arguments import compose, for_hydra
 from noisy_kd.data import store
-from noisy_kd.report import sweeps
+from noisy_kd.data.decode import Pixels, decode
+from noisy_kd.errors import InputError
+from noisy_kd.model.network import architecture
+from noisy_kd.report import sweeps, tables
 from noisy_kd.runs.identity import config_hash
 from noisy_kd.sweep.queue import available
 
@@ -91,8 +98,6 @@ def test_an_output_folder_that_cannot_be_written_is_named(command, tmp_path):
 
 
 def test_what_a_store_cannot_remember_is_computed_again(command, tmp_path):
-    from image_files import write_folder
-
     write_folder(tmp_path / "images")
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "folders").write_text("in the way")
@@ -154,6 +159,42 @@ def test_a_callback_that_may_change_the_training_is_part_of_the_run():
     own = compose(["+callbacks.own._target_=own_callbacks.Meeting"])
     shown = compose(["+callbacks.bar._target_=noisy_kd.training.callbacks.EpochBar"])
     assert config_hash(plain) == config_hash(shown) != config_hash(own)
+
+
+def test_a_run_is_saved_whatever_rank_a_launcher_says(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as SLURM_PROCID=1 makes it
+    assert command("train", *SHORT, "hydra.run.dir=mine").returncode == 0
+    assert runs.read_result(tmp_path / "mine")["status"] == "done"
+
+
+def test_folders_that_link_to_each_other_end(tmp_path):
+    write_folder(tmp_path)
+    one, other = sorted((tmp_path / "train").iterdir())[:2]
+    (one / "more").symlink_to(other)
+    (other / "more").symlink_to(one)
+    data = ImageFolderDataModule(tmp_path)
+    data.setup()
+    assert len(data.images.labels) == 18 + 6 + 6  # and those that each links to
+
+
+def test_a_named_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="it is no file"):
+        decode(tmp_path / "pipe.png", Pixels(None, 1, None))
+
+
+def test_values_of_ones_own_network_distinguish_its_logits():
+    def scaled(factor):
+        net = own_nets.Frozen()
+        net.factor = factor
+        return architecture(net)
+
+    assert scaled(1.0) == scaled(1.0) != scaled(5.0)
+
+
+def test_a_table_is_printed_without_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    tables.print_table(tables.Table("title", ["a"], [["1"]]))
 
 
 def test_the_files_of_two_runs_are_not_mixed(command, tmp_path):
