@@ -69,7 +69,7 @@ class StudentStack(LightningModule):
         self.samples, self.clip = samples, dict(clip or {})
         self.numerics = numerics or Numerics(torch.device("cpu"), "32", fast=True)
         self._own_numerics = numerics is None
-        weights = [id(p) for one in distillers for p in one.student.parameters()]
+        weights = [id(p) for distiller in distillers for p in distiller.student.parameters()]
         if len(weights) > len(set(weights)):
             raise ValueError("students share weights: give each Distiller a network of its own.")
         self.needs_two = [has_batch_norm(distiller.student) for distiller in distillers]
