@@ -24,6 +24,7 @@ from torch.func import functional_call, stack_module_state
 
 from benchmarks.contestants import BATCH, DEVICE, Problem, problem, update, wait
 from noisy_kd.method.losses import logit_regression
+from noisy_kd.training.compiled import CompiledStudent, Patches
 from noisy_kd.training.graphs import Sums, capture
 from noisy_kd.training.numerics import Numerics, set_up
 
@@ -118,6 +119,40 @@ def single(p: Problem, numerics: Numerics, seed: int) -> tuple[Callable[[], Sums
     return partial(_steps, p, net, optimizer, generator, *_chunk(p, numerics), numerics), generator
 
 
+def compiled_singles(
+    p: Problem, count: int, numerics: Numerics
+) -> list[tuple[Callable[[], Sums], torch.Generator]]:
+    """Nets of their own, compiled; the patches of the images are made once for all."""
+    made, (x, z) = [], _chunk(p, numerics)
+    shared: Patches | None = None
+    for seed in range(count):
+        net = numerics.place(p.student())
+        optimizer = _adam(list(net.parameters()), numerics)
+        generator = torch.Generator(DEVICE).manual_seed(seed)
+        _steps(p, net, optimizer, generator, x, z, numerics)  # the optimiser makes its state
+        if shared is None and isinstance(net[0], nn.Conv2d):
+            shared = Patches(net[0])
+            shared.make(x)
+        fast = CompiledStudent(net, optimizer, shared)
+        given = x if shared is None else shared.now
+        made.append((partial(_compiled_steps, p, fast, generator, given, z), generator))
+    return made
+
+
+def _compiled_steps(
+    p: Problem, fast: CompiledStudent, generator: torch.Generator, x: Tensor, z: Tensor
+) -> Sums:
+    fast.refresh()
+    total = torch.zeros((), device=DEVICE)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        for images, logits in zip(x.split(BATCH), z.split(BATCH), strict=True):
+            loss = logit_regression(fast.logits(images), p.noise(logits, generator))
+            loss.backward()
+            fast.step()
+            total = total + loss.detach()
+    return {"loss": total}
+
+
 def _steps(
     p: Problem,
     net: nn.Module,
@@ -171,6 +206,10 @@ def measure(p: Problem, count: int, seconds: float) -> dict[str, float]:
         for name, way in ways.items():
             steps, draws = zip(*(single(p, numerics, k) for k in range(count)), strict=True)
             found[name] = _measured(way, list(steps), list(draws), count, seconds)
+        if DEVICE.type == "cuda" and numerics.precision == "bf16":
+            steps, draws = zip(*compiled_singles(p, count, numerics), strict=True)
+            way = graphs_at_once
+            found["compiled"] = _measured(way, list(steps), list(draws), count, seconds)
         for name, way in as_one.items():
             step, generator = stacked(p, count, numerics)
             found[name] = _measured(way, [step], [generator], count, seconds)

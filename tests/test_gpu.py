@@ -1,10 +1,13 @@
 """A GPU gives what the CPU gives; skipped where there is none."""
 
+import logging
+
 import pytest
 import torch
 from image_files import write_folder
 
 from noisy_kd import load_student
+from noisy_kd.training import compiled, stack
 from noisy_kd.training.graphs import capture
 from noisy_kd.training.numerics import Numerics
 from noisy_kd.training.stack import StudentStack
@@ -72,12 +75,29 @@ def test_bfloat16_learns_as_well(go, method):
     assert coarse["test_error"] == pytest.approx(exact["test_error"], abs=0.05)
 
 
+@pytest.mark.parametrize("student", ["FC20-D0.3-FC10", f"{CONVOLUTION[:-5]}-D0.3-FC10"])
+def test_compiled_steps_learn_the_same(go, monkeypatch, caplog, student):
+    settings = ("precision=bf16", "trainer.max_epochs=6", f'student.layers="{student}"')
+    cells = [f"method.sigma={sigma}" for sigma in (0, 0.9)]
+    plain, places = go("plain", *settings, cells=cells)
+    monkeypatch.setattr(stack, "WORTH_COMPILING", 0)
+    used, step = [], compiled.CompiledStudent.step
+    monkeypatch.setattr(compiled.CompiledStudent, "step", lambda s: used.append(s) or step(s))
+    with caplog.at_level(logging.INFO, "noisy_kd"):
+        fast, others = go("fast", *settings, cells=cells)
+    assert len(set(used)) == 2 and "compiled steps" not in caplog.text
+    for one, other, place, there in zip(plain, fast, places, others, strict=True):
+        assert other["test_error"] == pytest.approx(one["test_error"], abs=0.02)
+        assert (weights(there) - weights(place)).norm() < 0.05 * weights(place).norm()
+
+
 def test_steps_are_graphs_and_do_not_wait_for_the_device(go, monkeypatch):
     step, graphed = StudentStack.training_step, []
 
     def watched(stack, batch, batch_idx):
         tried = stack.current_epoch > 1
-        graphed.extend(steps.replay is not None for steps in stack.steps if tried)
+        each = [one for steps in stack.steps for one in steps.replays.values() if tried]
+        graphed.extend(one is not None for one in each)
         torch.cuda.set_sync_debug_mode("error" if tried else "default")
         try:
             step(stack, batch, batch_idx)

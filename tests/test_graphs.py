@@ -11,12 +11,13 @@ import torch
 from stacks import distiller, random_logits, train, weights
 
 from noisy_kd.method import methods
-from noisy_kd.training import graphs
+from noisy_kd.training import compiled, graphs, stack
 from noisy_kd.training.callbacks import resume
 from noisy_kd.training.graphs import Graphed
 from noisy_kd.training.numerics import Numerics
 
 DROPOUT = "FC20-D0.3-FC10"
+CONVOLUTIONS = "[C3(S1P1)@8-MP2(S2)]-[C3(S1P1)@8]-[C1(S1P0)@16-AP2(S2)]-D0.2-FC20-FC10"
 
 
 @pytest.fixture
@@ -61,7 +62,8 @@ def test_replayed_steps_are_the_steps(short, digits, logits, float32, switch_on)
     switch_on(replays(calls))
     replayed, same, stack = train_two(short, digits, logits, float32)
     assert all(isinstance(steps, Graphed) for steps in stack.steps)
-    assert len(calls) == 2 * (2 + 2)  # both nets: two launches to compare, then epochs 3 and 4
+    # Both nets, chunks of both lengths: two launches to compare, then epochs 3 and 4.
+    assert len(calls) == 2 * 2 * (2 + 2)
     for a, b in zip(plain, replayed, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-6)  # the rate is a float32 tensor
     torch.testing.assert_close(torch.tensor(same), torch.tensor(losses))
@@ -96,7 +98,7 @@ def test_a_graph_that_is_no_use_changes_nothing(
     switch_on(stand_in, seconds)
     with caplog.at_level(logging.INFO, "noisy_kd"):
         replayed, _, stack = train_two(short, digits, logits, float32)
-    assert all(steps.replay is None for steps in stack.steps)
+    assert not any(replay for steps in stack.steps for replay in steps.replays.values())
     assert reason in caplog.text
     for a, b in zip(plain, replayed, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-6)  # the rate is a float32 tensor
@@ -115,6 +117,31 @@ def test_averaged_weights_are_the_same(short, digits, logits, float32, switch_on
     assert isinstance(steps, Graphed) == (averaging != "ema")
     for name, one in plain.items():
         torch.testing.assert_close(one, replayed[name], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("layers", [CONVOLUTIONS, DROPOUT])
+def test_compiled_steps_learn_the_same(short, digits, logits, switch_on, monkeypatch, layers):
+    """Without the compiler here: what is compiled is the arithmetic of the plain steps."""
+    bf16 = Numerics(torch.device("cpu"), "bf16", fast=True)
+
+    def learn():
+        noisy = [methods.noisy_teacher(0.5, sigma) for sigma in (0.3, 0.9)]
+        students = [distiller(bf16, method, layers=layers) for method in noisy]
+        trained, record, _ = train(short, digits, logits, bf16, students, epochs=4)
+        return torch.stack([weights(one.student) for one in trained.distillers]), record.losses
+
+    plain, losses = learn()
+    switch_on(replays([]))
+    monkeypatch.setattr(stack, "WORTH_COMPILING", 0)
+    used = []
+    step = compiled.CompiledStudent.step
+    monkeypatch.setattr(compiled.CompiledStudent, "step", lambda s: used.append(s) or step(s))
+    with torch.compiler.set_stance("force_eager"):
+        fast, same = learn()
+    assert len(set(used)) == 2
+    torch.testing.assert_close(torch.tensor(same), torch.tensor(losses), rtol=0.03, atol=0)
+    start = torch.stack([weights(distiller(bf16, layers=layers).student)] * 2)
+    assert (fast - plain).norm() < 0.1 * (plain - start).norm()
 
 
 def test_a_checkpoint_of_another_device_does_not_say_how_this_one_computes():

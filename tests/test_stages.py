@@ -249,10 +249,13 @@ def test_a_damaged_checkpoint_is_not_used(go, caplog):
     assert "starting from the beginning" in caplog.text
 
 
-@pytest.mark.parametrize(("long", "times"), [(1.0, 6), (0.0, 2)])
-def test_checkpoints_that_take_long_are_written_seldom(go, monkeypatch, long, times):
+@pytest.mark.parametrize(
+    ("long", "share", "times"), [(1.0, 0.05, 6), (0.0, 1e9, 2), (0.0, 1e-9, 0)]
+)
+def test_checkpoints_that_take_long_are_written_seldom(go, monkeypatch, long, share, times):
     written, write = [], files.write_tensors
     monkeypatch.setattr(resume, "LONG", long)
+    monkeypatch.setattr(resume, "SHARE", share)
     monkeypatch.setattr(
         files,
         "write_tensors",

@@ -46,7 +46,7 @@ class Part:
     def split(self, count: int) -> list[Part]:
         """Return so many parts of nearly equal size, or as many as there are runs."""
         count = min(count, len(self))
-        bounds = [len(self) * i // count for i in range(count + 1)]
+        bounds = [-(-len(self) * i // count) for i in range(count + 1)]
         return [Part(self.configs[a:b], self.directories[a:b]) for a, b in pairwise(bounds)]
 
 

@@ -6,7 +6,7 @@ Shapes: B samples in a mini-batch, T teachers, C classes.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -23,6 +23,9 @@ from noisy_kd.model.layers import set_dropout_generator
 from noisy_kd.model.network import with_active_dropout
 from noisy_kd.training.hints import HintStage
 from noisy_kd.training.numerics import Numerics
+
+if TYPE_CHECKING:
+    from noisy_kd.training.compiled import CompiledStudent
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 Schedule = Callable[[float], float]
@@ -107,6 +110,7 @@ class Distiller(LightningModule):
             self.average = AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
         # A StudentStack sets another.
         self.numerics = Numerics(torch.device("cpu"), "32", fast=False)
+        self.compiled: CompiledStudent | None = None  # while a StudentStack makes its steps with it
         self.draws: dict[str, torch.Generator] = {}
         self.epoch = 0
         self.target: Tensor | None = None
@@ -199,6 +203,8 @@ class Distiller(LightningModule):
 
     def logits(self, net: nn.Module, x: Tensor) -> Tensor:
         """Return the logits [B, C] of a network in float32."""
+        if self.compiled is not None and net is self.student:
+            return self.compiled.logits(x)
         return self.numerics.logits(net, x)
 
     # The random numbers, the weights

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule
@@ -27,6 +27,11 @@ from noisy_kd.training.distiller import Distiller, unpack
 from noisy_kd.training.fit import TrainingSamples
 from noisy_kd.training.graphs import Graphed, Sums
 from noisy_kd.training.numerics import Numerics
+
+if TYPE_CHECKING:
+    from noisy_kd.training.compiled import Patches
+
+WORTH_COMPILING = 200_000  # steps, summed over the students: a minute of lenet_cifar on an H200
 
 
 class StudentStack(LightningModule):
@@ -82,6 +87,7 @@ class StudentStack(LightningModule):
         self.diverged = [False] * len(distillers)
         self.stopped: list[int | None] = [None] * len(distillers)  # after which epoch, by patience
         self.interrupted = False  # by Ctrl-C
+        self.patches: dict[int, Patches] = {}  # of each seed's images, where students are compiled
         self._sums: list[Sums] = [{} for _ in distillers]
         self._metrics: list[dict[str, float]] | None = None
 
@@ -118,8 +124,9 @@ class StudentStack(LightningModule):
             zip(self.distillers, self.trainer.optimizers, strict=True)
         ):
             if self._may_be_graphed(k):
-                draws = list(distiller.draws.values())
-                self.steps[k] = Graphed(self.steps[k], distiller.student, optimizer, draws)
+                draws, compiled = list(distiller.draws.values()), self._compiled(k)
+                net = distiller.student
+                self.steps[k] = Graphed(self.steps[k], net, optimizer, draws, compiled)
                 for group in optimizer.param_groups:
                     group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
 
@@ -141,6 +148,8 @@ class StudentStack(LightningModule):
         made: dict[int, Sums] = {}
         answers: dict[int, Tensor] = {}  # of live teachers, by seed: students share them
         used = []  # until all graphs have been joined: they read beside what is allocated here
+        for seed, patches in self.patches.items():
+            patches.make(self.numerics.to_channels_last(batch[seed][0]))
         for k, distiller in enumerate(self.distillers):
             if self.active[k]:
                 x, y, more = unpack(batch if self.samples is None else batch[distiller.seed])
@@ -281,7 +290,7 @@ class StudentStack(LightningModule):
             loss.backward()
         if self.clip:
             self.clip_gradients(optimizer, **self.clip)
-        optimizer.step()
+        (distiller.compiled or optimizer).step()
         distiller.after_step()
         sums: Sums = {"loss": loss.detach() * len(y), "count": len(y)}
         if distiller.target is not None and clean is not None and distiller.method.moves_target:
@@ -299,6 +308,18 @@ class StudentStack(LightningModule):
         able = self.numerics.graphs and "capturable" in self.trainer.optimizers[k].defaults
         single = self.samples is not None and self.trainer.world_size == 1 and not self.clip
         return able and single and not changes
+
+    def _compiled(self, k: int) -> Callable[..., Sums] | None:
+        """Student k's steps, compiled; None where that is not possible, or would take too long."""
+        assert self.samples is not None
+        count = self.samples.steps * (self.trainer.max_epochs or 0) * len(self.distillers)
+        if count < WORTH_COMPILING:
+            return None
+        from noisy_kd.training import compiled  # loads torch's compiler
+
+        distiller, plain = self.distillers[k], partial(self._steps, k)
+        optimizer = self.trainer.optimizers[k]
+        return compiled.steps(plain, distiller, optimizer, self.numerics, self.patches)
 
     def _rates(self, k: int, first: int, samples: int) -> Tensor:
         """The learning rates of the steps on so many samples, [S], on the CPU."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import Callback, Trainer
+from torch import Tensor
 
 from noisy_kd.data import files
 from noisy_kd.errors import InputError
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONG = 1.0  # seconds: checkpoints that take longer to write
-PAUSE = 60.0  # are written only when the last ones are so many seconds old
+PAUSE = 60.0  # are written only when the last ones are so many seconds old,
+SHARE = 0.05  # and all take no more than this share of the time
+SPEED = 2e8  # bytes in a second, before any were written
 
 
 def saved_epoch(file: Path, config_hash: str) -> int:
@@ -47,11 +51,19 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
                 group[key] = optimizer.defaults[key]
 
 
+def _bytes(content: Any) -> int:
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, Mapping):
+        content = list(content.values())
+    return sum(map(_bytes, content)) if isinstance(content, list) else 0
+
+
 class Resume(Callback):
     """Writes a checkpoint per net after every epoch, and starts from them.
 
     Where writing them takes more than a second (many nets on a GPU, whose epochs are short), they
-    are written once a minute and at the end.
+    are written once a minute and at the end, if that takes no more than a twentieth of the time.
 
     Args:
         files: one checkpoint per net.
@@ -61,10 +73,12 @@ class Resume(Callback):
 
     def __init__(self, files: list[Path], best: BestEpoch, identity: list[str]) -> None:
         self.files, self.best, self.identity = files, best, identity
-        self.written, self.seconds = 0.0, 0.0  # when the last ones were, and how long it took
+        self.began = self.written = 0.0  # when the training began, when the last ones were written
+        self.seconds = self.spent = 0.0  # how long they take, how long all have taken
 
     def on_fit_start(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Restore nets, optimisers and best epochs, and tell Lightning which epoch is next."""
+        self.began = time.monotonic()
         saved = [self._load(k) for k in range(len(self.files))]
         usable = [content for content in saved if content]
         epochs = {content["epoch"] for content in usable}
@@ -90,25 +104,31 @@ class Resume(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Write the checkpoints, each under a temporary name first."""
-        began = time.monotonic()
+        now = time.monotonic()
+        contents = [self._content(k, trainer, stack) for k in range(len(self.files))]
+        self.seconds = self.seconds or _bytes(contents) / SPEED
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        seldom = self.seconds > LONG and began - self.written < PAUSE and not ends
-        if seldom or not trainer.is_global_zero:
+        soon = now - self.written < PAUSE and not ends
+        costly = self.spent + self.seconds > SHARE * (now - self.began)
+        if not trainer.is_global_zero or (self.seconds > LONG and (soon or costly)):
             return
-        for k, file in enumerate(self.files):
-            content = {
-                "identity": self.identity[k],
-                "epoch": trainer.current_epoch + 1,
-                "state": stack.distillers[k].state_dict(),
-                "optimizer": trainer.optimizers[k].state_dict(),
-                "best": vars(self.best.best[k]),
-                "diverged": stack.diverged[k],
-                "stopped": stack.stopped[k],
-                "seconds": stack.seconds,
-            }
+        for file, content in zip(self.files, contents, strict=True):
             files.write_tensors(file, content)
         self.written = time.monotonic()
-        self.seconds = self.written - began
+        self.seconds = self.written - now
+        self.spent += self.seconds
+
+    def _content(self, k: int, trainer: Trainer, stack: StudentStack) -> dict[str, Any]:
+        return {
+            "identity": self.identity[k],
+            "epoch": trainer.current_epoch + 1,
+            "state": stack.distillers[k].state_dict(),
+            "optimizer": trainer.optimizers[k].state_dict(),
+            "best": vars(self.best.best[k]),
+            "diverged": stack.diverged[k],
+            "stopped": stack.stopped[k],
+            "seconds": stack.seconds,
+        }
 
     def _load(self, k: int) -> dict[str, Any] | None:
         try:
