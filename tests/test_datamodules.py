@@ -51,6 +51,32 @@ def test_the_papers_sizes():
     assert (len(val), 2 * len(train)) == (0, 100_000)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pixels": torch.rand(8, 1, 4, 4)}, "the train images are float32 [8, 1, 4, 4]"),
+        ({"pixels": torch.zeros(8, 4, 4, dtype=torch.uint8)}, "uint8 [8, 4, 4]"),
+        ({"labels": torch.arange(8) % 2 + 1}, "lie in [1, 2]: with 2 classes they lie in [0, 1]"),
+        ({"labels": torch.arange(7) % 2}, "the train labels are int64 [7]: give int64 [8]"),
+    ],
+)
+def test_what_a_custom_data_module_gives_is_checked(change, said):
+    class Custom(DigitsDataModule):
+        def read(self):
+            good = {"pixels": torch.zeros(8, 1, 4, 4, dtype=torch.uint8)}
+            good |= {"labels": torch.arange(8) % 2}
+            return Source(Images(**good | change), Images(**good), ("a", "b"))
+
+    with pytest.raises(InputError) as error:
+        Custom().setup()
+    assert said in str(error.value)
+
+
+def test_a_share_of_wrong_labels_is_a_share():
+    with pytest.raises(InputError, match="label_noise=2"):
+        DigitsDataModule(label_noise=2)
+
+
 def test_cifar10_has_every_image_and_its_mirror(tmp_path, monkeypatch):
     write_cifar10(tmp_path, monkeypatch)
     data = CIFAR10DataModule(tmp_path, download=False, val_size=20)

@@ -68,6 +68,8 @@ class ImageDataModule(LightningDataModule, ABC):
         views: Views | None = None,
     ) -> None:
         super().__init__()
+        if not 0 <= label_noise <= 1:
+            raise InputError(f"label_noise={label_noise}: a share lies in [0, 1].")
         self.views = views or self.own_views
         self.root, self.download = Path(root).expanduser(), download
         self.batch_size, self.val_size = batch_size, val_size
@@ -95,6 +97,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self._ready:
             return
         source = self.source or self.read()
+        sources.check(source)
         self.classes, self.first_part, self.bits = source.classes, source.first_part, source.bits
         self.images, self.test_images = source.train, source.test
         labelled = len(self.images) - source.unlabelled

@@ -47,6 +47,31 @@ class Source:
     bits: int | None = None
 
 
+def check(source: Source) -> None:
+    """Refuse images that are none, which a custom data module might give.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    for name, part in (("train", source.train), ("test", source.test)):
+        pixels, labels = part.pixels, part.labels
+        shape = list(pixels.shape)
+        if pixels.dtype != torch.uint8 or len(shape) != 4:
+            kind = str(pixels.dtype).removeprefix("torch.")
+            raise InputError(f"the {name} images are {kind} {shape}: give uint8 [N, C, H, W].")
+        if labels.dtype != torch.int64 or list(labels.shape) != shape[:1]:
+            kind = str(labels.dtype).removeprefix("torch.")
+            text = f"the {name} labels are {kind} {list(labels.shape)}: give int64 {shape[:1]}."
+            raise InputError(text)
+        known = labels[: len(labels) - source.unlabelled] if name == "train" else labels
+        low, high = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+        if low < 0 or high >= len(source.classes):
+            raise InputError(
+                f"the {name} labels lie in [{low}, {high}]: with {len(source.classes)} classes they "
+                f"lie in [0, {len(source.classes) - 1}]."
+            )
+
+
 DIGITS = tuple(str(i) for i in range(10))
 MNIST_FILES = "{}/MNIST/raw/{{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte"
 CIFAR10_FILES = "{}/cifar-10-batches-py/{{data_batch_1..5,test_batch,batches.meta}}"
