@@ -56,7 +56,7 @@ def test_the_papers_sizes():
     [
         ({"pixels": torch.rand(8, 1, 4, 4)}, "the train images are float32 [8, 1, 4, 4]"),
         ({"pixels": torch.zeros(8, 4, 4, dtype=torch.uint8)}, "uint8 [8, 4, 4]"),
-        ({"labels": torch.arange(8) % 2 + 1}, "lie in [1, 2]: with 2 classes they lie in [0, 1]"),
+        ({"labels": torch.arange(8) % 2 + 1}, "labels are 1 to 2: 2 classes are 0 to 1"),
         ({"labels": torch.arange(7) % 2}, "the train labels are int64 [7]: give int64 [8]"),
     ],
 )

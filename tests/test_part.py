@@ -36,7 +36,7 @@ def test_a_stack_that_does_not_fit_in_memory_is_halved_and_goes_on(part, monkeyp
     monkeypatch.setattr(stages, "run", small_memory)
     assert train(part) == {}
     assert statuses(part) == ["done"] * 3
-    assert tried == [3, 1, 2, 1, 1]
+    assert tried == [3, 2, 1, 1, 1]
 
 
 def test_a_single_run_that_does_not_fit_has_failed(part, monkeypatch):

@@ -66,10 +66,9 @@ def check(source: Source) -> None:
         known = labels[: len(labels) - source.unlabelled] if name == "train" else labels
         low, high = (int(known.min()), int(known.max())) if len(known) else (0, 0)
         if low < 0 or high >= len(source.classes):
-            raise InputError(
-                f"the {name} labels lie in [{low}, {high}]: with {len(source.classes)} classes they "
-                f"lie in [0, {len(source.classes) - 1}]."
-            )
+            count = len(source.classes)
+            text = f"the {name} labels are {low} to {high}: {count} classes are 0 to {count - 1}."
+            raise InputError(text)
 
 
 DIGITS = tuple(str(i) for i in range(10))

@@ -124,9 +124,8 @@ class StudentStack(LightningModule):
             zip(self.distillers, self.trainer.optimizers, strict=True)
         ):
             if self._may_be_graphed(k):
-                draws, compiled = list(distiller.draws.values()), self._compiled(k)
-                net = distiller.student
-                self.steps[k] = Graphed(self.steps[k], net, optimizer, draws, compiled)
+                how = (optimizer, list(distiller.draws.values()), self._compiled(k))
+                self.steps[k] = Graphed(self.steps[k], distiller.student, *how)
                 for group in optimizer.param_groups:
                     group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
 
@@ -317,9 +316,8 @@ class StudentStack(LightningModule):
             return None
         from noisy_kd.training import compiled  # loads torch's compiler
 
-        distiller, plain = self.distillers[k], partial(self._steps, k)
-        optimizer = self.trainer.optimizers[k]
-        return compiled.steps(plain, distiller, optimizer, self.numerics, self.patches)
+        plain, student = partial(self._steps, k), (self.distillers[k], self.trainer.optimizers[k])
+        return compiled.steps(plain, *student, self.numerics, self.patches)
 
     def _rates(self, k: int, first: int, samples: int) -> Tensor:
         """The learning rates of the steps on so many samples, [S], on the CPU."""
