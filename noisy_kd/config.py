@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from noisy_kd.errors import InputError, check_range, shown
 from noisy_kd.model import notation
@@ -230,12 +230,12 @@ def read(cfg: DictConfig) -> Config:
                 raise InputError(f"augment={shown(choices)}: choose views by data.augment=NAME.")
             if (name := OmegaConf.select(own, key, default="none")) not in choices:
                 raise InputError(f"{key}={shown(name)} must be one of {', '.join(choices)}.")
-        for key in sorted(OmegaConf.missing_keys(own)):
-            raise InputError(f"{key} has no value: give it one.")
-        content = OmegaConf.to_container(own, resolve=True)
+        content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
         _gather_arguments(content)  # type: ignore[arg-type]
         merged = OmegaConf.merge(OmegaConf.structured(Config), content)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key} has no value: give it one.") from error
     except OmegaConfBaseException as error:
         raise InputError(_explain(error)) from error
     for node, key in ((config, "store"), (config.data, "root"), (config.teacher, "checkpoint")):

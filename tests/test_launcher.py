@@ -12,13 +12,18 @@ from contextlib import suppress
 import pytest
 import yaml
 from conftest import ROOT, SHORT
-from hydra import version
+from hydra import initialize_config_dir, version
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from noisy_kd.sweep import plugins
+from noisy_kd.cli.arguments import add_to_path
+from noisy_kd.config import CONF
+from noisy_kd.sweep import compose, plugins
 from noisy_kd.training.stages import run
 
 
@@ -36,6 +41,37 @@ def test_hydra_finds_the_launcher():
     assert "StackedLauncher" in [
         plugin.__name__ for plugin in Plugins.instance().discover(Launcher)
     ]
+
+
+JOBS = [
+    ["method.sigma=0", "seed=1"],
+    ["method.sigma=0.9", "seed=2"],
+    ["method.sigma=0.9", "seed=2", "seed=3"],
+    ["method.sigma=${method.alpha}", "seed='4'"],
+    ["method=hinton", "method.temperature=2", "seed=1"],
+    ["method=hinton", "method.temperature=5.5", "seed=1"],
+    ["method=supervised", "data.val_size=0", "seed=1"],
+    ["data=mnist", "+student.width=3"],
+    ["data=mnist", "+student.width=4"],
+    ["student.layers=FC5-FC10", "callbacks.best=null"],
+    ["student.layers='[C3(S1P1)@4]-FC10'", "callbacks.best={patience: 3}"],
+    ["~logger.tensorboard", "seed=7"],
+]
+
+
+def test_jobs_are_composed_from_each_other_as_hydra_composes_each():
+    add_to_path()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("quick", ["hydra.job.chdir=false"], RunMode.MULTIRUN)
+        expected = [loader.load_sweep_config(master, job) for job in JOBS]
+        compose.share(loader)
+        for _ in "the sweeper", "the launcher":
+            shared = [loader.load_sweep_config(master, job) for job in JOBS]
+        for job, own, other in zip(JOBS, shared, expected, strict=True):
+            a, b = (OmegaConf.to_container(one, resolve=False) for one in (own, other))
+            assert a == b, job
+            assert OmegaConf.is_struct(own) and not OmegaConf.is_readonly(own.hydra)
 
 
 @pytest.mark.usefixtures("as_in_a_fresh_process")

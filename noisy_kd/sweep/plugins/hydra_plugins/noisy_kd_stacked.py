@@ -74,18 +74,10 @@ class StackedLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Remember what Hydra hands over, and each composition: its sweeper checks all of them."""
-        loader, composed = hydra_context.config_loader, dict[tuple[str, ...], DictConfig]()
-        compose = loader.load_sweep_config
+        """Remember what Hydra hands over, and compose jobs from each other."""
+        from noisy_kd.sweep import compose
 
-        def once(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-            key = tuple(sweep_overrides)
-            if key not in composed:
-                composed[key] = compose(master_config, sweep_overrides)
-                return composed[key]
-            return composed.pop(key)
-
-        loader.load_sweep_config = once  # type: ignore[method-assign]
+        compose.share(hydra_context.config_loader)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(
