@@ -153,19 +153,13 @@ class Patches:
         if len(self.now) > len(x_BCHW):
             return
         sizes = (self.conv.kernel_size, self.conv.stride, self.conv.padding)
-        new = _patches(x_BCHW, *(int(size[0]) for size in sizes))
-        if self.now.shape == new.shape:
-            self.now.copy_(new)
-        else:
-            self.now = new
-
-
-@partial(torch.compile, dynamic=False)
-def _patches(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
-    x = F.pad(x.to(torch.bfloat16), (padding,) * 4)
-    under = x.unfold(2, size, stride).unfold(3, size, stride)
-    under = under.permute(0, 2, 3, 4, 5, 1).flatten(3)
-    return F.pad(under, (0, -under.shape[3] % 8))
+        size, stride, padding = (int(each[0]) for each in sizes)
+        x = F.pad(x_BCHW.to(torch.bfloat16), (padding,) * 4)
+        under = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 4, 5, 1)
+        count = under[0, 0, 0].numel()
+        if self.now.shape[:3] != under.shape[:3]:
+            self.now = x.new_zeros(*under.shape[:3], count + -count % 8)
+        self.now[..., :count].unflatten(3, under.shape[3:]).copy_(under)
 
 
 @partial(torch.compile, dynamic=False)
