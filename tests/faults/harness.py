@@ -707,9 +707,10 @@ def _warm_up() -> None:
     from torch.utils import tensorboard
 
     from noisy_kd.cli.main import main
-    from noisy_kd.training import provenance
+    from noisy_kd.training import dashboard, provenance
 
     provenance.provenance()
+    dashboard.confusion_matrix = lambda *_: None
     tensorboard.SummaryWriter.add_figure = lambda *_, **__: None
     torch.set_num_threads(1)
     here, arguments, said = os.getcwd(), sys.argv, io.StringIO()
