@@ -23,6 +23,7 @@ TRAIN = ["noisy_kd", "train", "-cn"]
 QUIET = ["callbacks=quiet", "logger=csv"]
 QUIET += ["max_stack=11"]  # as fast as more, and runs finish throughout
 EPOCHS = ["trainer.max_epochs=30", "seed=1,2,3", *QUIET]
+NOISE = ["method.sigma=0.3,0.9"]
 SHALLOW = "model@student=shallow1,shallow2,shallow3"
 TABLES = ("table5", "two_teachers", "random_sigma", "table4", "figure2")
 STEPS: dict[str, list[str]] = {
@@ -32,6 +33,8 @@ STEPS: dict[str, list[str]] = {
     "sweep": ["benchmarks.sweep"],
     "table3": [*TRAIN, "table3", "seed=0,1,2,3,4", "trainer.max_epochs=30", *QUIET],
     "regimes": [*TRAIN, "regimes", *EPOCHS],
+    "regimes-frozen": [*TRAIN, "regimes", *EPOCHS, *NOISE, "method.resample=once"],
+    "regimes-batch": [*TRAIN, "regimes", *EPOCHS, *NOISE, "method.noise_per=batch"],
     **{table: [*TRAIN, table, *EPOCHS] for table in TABLES},
     **{
         f"table1-{seeds.split(',')[0]}": [*TRAIN, "table1", f"seed={seeds}", *QUIET]
