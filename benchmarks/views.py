@@ -2,7 +2,9 @@
 
 A chunk of 16 mini-batches of 64 images like CIFAR-10's: making the views, then the steps. Mirror
 images, crops and strong views take turns in every round; medians over rounds, and their ratio to
-mirror images. Then the logit pass over crops beside the teacher's forward pass on finished batches.
+mirror images. Then the logit pass over crops beside the teacher's forward pass on finished batches,
+and its share of the peak, which is that of a float32 product of 2048 x 2048 matrices. On a GPU the
+logit pass alone.
 """
 
 import argparse
@@ -13,9 +15,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from benchmarks.contestants import DEVICE, wait
 from noisy_kd import CIFAR10DataModule, Distiller, Views, logit_regression
 from noisy_kd.cli.arguments import compose
+from noisy_kd.config import Config
 from noisy_kd.data.sources import Images, Source
+from noisy_kd.model import complexity
 from noisy_kd.training import build
 from noisy_kd.training.logits import predict_logits
 from noisy_kd.training.teacher import frozen
@@ -29,13 +34,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (BATCH * STEPS, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    count = BATCH * STEPS * (1 if DEVICE.type == "cpu" else 16)
+    pixels = torch.randint(256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
     images = Images(pixels, torch.arange(len(pixels)) % 10)
     source = Source(images, images, tuple("0123456789"))
-    config = compose(["data=cifar10", "model@teacher=speednet"])
+    config = compose(["data=cifar10"])
     counts = {"mirror": 2, "crops": 30, "strong": 30}
     kinds = {name: build.views(config, name, count) for name, count in counts.items()}
-    for name in ("lenet_cifar", "shallow3"):
+    for name in ("lenet_cifar", "shallow3") if DEVICE.type == "cpu" else ():
         own = compose(["data=cifar10", f"model@student={name}", "precision=32"])
         data = _data(source, kinds["crops"])
         student = build.network(own.student, data.input_shape, 10, seed=1)
@@ -45,21 +51,34 @@ def main() -> None:
         for kind, seconds in times.items():
             speed = f"{len(pixels) / seconds:8,.0f} samples/s"
             print(f"{name:12} {kind:8} {speed}  {times['mirror'] / seconds:.3f} of mirror")
-    data = _data(source, kinds["crops"])
-    teacher = frozen(build.network(config.teacher, data.input_shape, 10))
-    dataset = data.all_views()
-    finished = [dataset[ids][0] for ids in torch.arange(len(pixels)).split(500)]
+    for name in ("speednet", "nin"):
+        _logit_pass(name, compose(["data=cifar10", f"model@teacher={name}"]), source, rounds)
+
+
+def _logit_pass(name: str, config: Config, source: Source, rounds: int) -> None:
+    data = _data(source, build.views(config, "crops", 30))
+    data.to(DEVICE)
+    network = build.network(config.teacher, data.input_shape, 10)
+    cost = complexity.multiplications(network, data.input_shape)
+    teacher, dataset = frozen(network).to(DEVICE), data.all_views()
+    finished = [dataset[ids][0] for ids in torch.arange(len(dataset.rows)).split(500)]
+    square = torch.randn(2048, 2048, device=DEVICE)
 
     def forward() -> None:
         with torch.no_grad():
             for x in finished:
                 teacher(x)
+        wait()
 
-    times = _interleaved(
-        {"forward": forward, "pass": lambda: predict_logits(teacher, dataset, 1)}, rounds
-    )
-    ratio = times["forward"] / times["pass"]
-    print(f"logit pass   {len(pixels) / times['pass']:8,.0f} samples/s  {ratio:.3f} of the forward")
+    def product() -> None:
+        square @ square
+        wait()
+
+    ways = {"forward": forward, "pass": lambda: predict_logits(teacher, dataset, 1)}
+    times = _interleaved({**ways, "product": product}, rounds)
+    speed, peak = len(dataset.rows) / times["pass"], 2048**3 / times["product"]
+    shares = f"{times['forward'] / times['pass']:.3f} of the forward, {speed * cost / peak:.2f}"
+    print(f"logit pass of {name:8} {speed:10,.0f} samples/s  {shares} of the peak")
 
 
 def _data(source: Source, views: Views) -> CIFAR10DataModule:

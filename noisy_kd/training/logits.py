@@ -241,7 +241,7 @@ def _pass(net: nn.Module, dataset: ImageDataset, view: int) -> Tensor:
     device, count = _device(net), len(dataset.rows)
     samples = torch.arange(view * count, (view + 1) * count)
     batches = (dataset[part][0] for part in samples.split(at_once(dataset.pixels, 500)))
-    return torch.cat([logits_of(net(x.to(device))).float().cpu() for x in batches])
+    return torch.cat([logits_of(net(x.to(device))).float() for x in batches]).cpu()
 
 
 def _device(net: nn.Module) -> torch.device:
