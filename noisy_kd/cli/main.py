@@ -32,11 +32,9 @@ def main() -> int:
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print((__doc__ or "").strip())
-        return 0
+        return run_command(lambda: print((__doc__ or "").strip()))
     if arguments == ["--version"]:
-        print(noisy_kd.__version__)
-        return 0
+        return run_command(lambda: print(noisy_kd.__version__))
     is_setting = arguments[0].startswith(("-", "+", "~")) or "=" in arguments[0]
     verb = "train" if is_setting else arguments.pop(0)
     if verb not in VERBS:
