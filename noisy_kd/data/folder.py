@@ -113,10 +113,8 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
         InputError: if there are fewer than two classes, or their folders do not match.
     """
     if not root.is_dir():
-        raise InputError(
-            f"data.root={root}: there is no such folder. Name yours by data.root=FOLDER; the "
-            "default is $NOISY_KD_DATA or ./data."
-        )
+        advice = "name yours by data.root=FOLDER; the default is $NOISY_KD_DATA or ./data"
+        raise InputError(f"data.root={root}: there is no such folder; {advice}.")
     folders = {entry.name: entry for entry in _entries(root) if entry.is_dir()}
     parts: dict[str, Path] = {}
     for name, path in folders.items():
@@ -144,7 +142,8 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
         if empty and part == "train":
             found = ", ".join(f"{count} {ending}" for ending, count in others.items())
             hint = f" ({found} found, which are no images)" if found else ""
-            raise InputError(f"data.root={root}: no images of {_some(empty)}{hint}.")
+            why = f"no images of {_some(empty)}{hint}; move away what is no class"
+            raise InputError(f"data.root={root}: {why}.")
     for folder in {root, *(path for part, path in parts.items() if part != "unlabelled")}:
         loose = sum(p.is_file() and p.suffix.lower() in endings() for p in _entries(folder))
         others.update({f"images in {folder.name}, but in no class folder": loose} if loose else {})
