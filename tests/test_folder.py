@@ -393,7 +393,7 @@ def test_a_very_large_image_is_read_or_refused_in_one_line(tmp_path, module, sid
 
 def test_folders_without_images_or_classes_are_refused(tmp_path, module):
     with pytest.raises(
-        InputError, match=r"no such folder\. .*default is \$NOISY_KD_DATA or \./data"
+        InputError, match=r"no such folder; .*default is \$NOISY_KD_DATA or \./data"
     ):
         module(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"needs two classes at least.*found: none"):
