@@ -18,6 +18,7 @@ import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 TRAIN = ["noisy_kd", "train", "-cn"]
 QUIET = ["callbacks=quiet", "logger=csv"]
@@ -73,16 +74,15 @@ def main() -> None:
         status = _run(name, given, options.work, end - began)
         line = f"{name:20} {status:12} {time.monotonic() - began:6.0f} s"
         print(line, flush=True)
-        with (options.out / "steps.txt").open("a") as file:
+        with lock, (options.out / "steps.txt").open("a") as file:
             file.write(f"{line}\n")
+            _pack(options.out / "results.tar.gz", options.work)
 
-    timed = [name for name in options.steps if name in TIMED]
+    lock, timed = Lock(), [name for name in options.steps if name in TIMED]
     for name in timed:
         run(name)
-        _pack(options.out / "results.tar.gz", options.work)
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(run, [name for name in options.steps if name not in timed]))
-    _pack(options.out / "results.tar.gz", options.work)
 
 
 def _run(name: str, command: list[str], work: Path, seconds: float) -> str:
