@@ -166,6 +166,13 @@ def test_a_baseline_has_a_cell_of_its_own_in_a_custom_sweep():
     assert cells["difference"][1] == pytest.approx(1.0)
 
 
+def test_one_noise_beside_none_is_a_column_of_a_custom_sweep():
+    runs = [result(0.01, "data=mnist", f"method.sigma={sigma}", "seed=1") for sigma in (0, 0.5)]
+    cells = summary("custom", runs)
+    assert list(cells["method.sigma"]) == [0.0, 0.5]
+    assert list(cells["is_baseline"]) == [True, False]
+
+
 def test_runs_of_different_teachers_and_images_are_different_cells():
     for setting in ("teacher.label_smoothing=0.2", "teacher.augment=crops"):
         runs = [

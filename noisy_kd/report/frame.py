@@ -154,8 +154,9 @@ def cell_columns(sweep: Sweep, table: pd.DataFrame) -> list[str]:
     for key in table.columns.difference(hidden, sort=False):
         if key == "method":
             count = noisy[key].nunique()
-        elif key.startswith("method."):  # of a baseline they decide nothing
-            count = noisy.groupby("method")[key].nunique().max()
+        elif key.startswith("method."):  # of a baseline they decide nothing, but its noise of 0
+            own = key in NOISE and sweep.axes.keys().isdisjoint(NOISE)
+            count = (table if own else noisy).groupby("method")[key].nunique().max()
         elif key.startswith("teacher."):
             count = taught[key].nunique(dropna=False)
         else:  # images without crops lack their keys
