@@ -17,6 +17,7 @@ import sys
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -128,7 +129,8 @@ def _pack(archive: Path, work: Path) -> None:
     records = sorted((work / "runs" / "sweeps").glob("*.jsonl"))
     with tarfile.open(archive, "w:gz") as packed:
         for file in (*sorted((work / "logs").glob("*.log")), *runs, *records):
-            packed.add(file, file.relative_to(work))
+            with suppress(FileNotFoundError):  # removed meanwhile, by a sweep beside
+                packed.add(file, file.relative_to(work))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from noisy_kd.errors import InputError, check_range, shown
 from noisy_kd.model import notation
@@ -234,10 +234,10 @@ def read(cfg: DictConfig) -> Config:
         _gather_arguments(content)  # type: ignore[arg-type]
         merged = OmegaConf.merge(OmegaConf.structured(Config), content)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    except MissingMandatoryValue as error:
-        raise InputError(f"{error.full_key} has no value: give it one.") from error
     except OmegaConfBaseException as error:
-        raise InputError(_explain(error)) from error
+        missing = sorted(OmegaConf.missing_keys(own))
+        text = f"{missing[0]} has no value: give it one." if missing else _explain(error)
+        raise InputError(text) from error
     for node, key in ((config, "store"), (config.data, "root"), (config.teacher, "checkpoint")):
         if path := getattr(node, key):
             setattr(node, key, os.path.expanduser(path))

@@ -9,10 +9,12 @@ import logging
 import pytest
 import torch
 from stacks import distiller, random_logits, train, weights
+from torch.optim import Adam
 
 from noisy_kd.method import methods
 from noisy_kd.training import compiled, graphs, stack
 from noisy_kd.training.callbacks import resume
+from noisy_kd.training.distiller import Distiller
 from noisy_kd.training.graphs import Graphed
 from noisy_kd.training.numerics import Numerics
 
@@ -142,6 +144,28 @@ def test_compiled_steps_learn_the_same(short, digits, logits, switch_on, monkeyp
     torch.testing.assert_close(torch.tensor(same), torch.tensor(losses), rtol=0.03, atol=0)
     start = torch.stack([weights(distiller(bf16, layers=layers).student)] * 2)
     assert (fast - plain).norm() < 0.1 * (plain - start).norm()
+
+
+@pytest.mark.parametrize(
+    ("layer", "settings"),
+    [
+        (torch.nn.Linear(64, 10), {}),
+        (torch.nn.Linear(64, 10, bias=False), {}),
+        (torch.nn.Linear(64, 10).requires_grad_(False), {}),
+        (torch.nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), {}),
+        (torch.nn.Conv2d(1, 4, 3, padding="same"), {}),
+        (torch.nn.LeakyReLU(), {}),
+        (torch.nn.Linear(64, 10), {"decoupled_weight_decay": True}),
+        (torch.nn.Linear(64, 10), {"amsgrad": True}),
+    ],
+)
+def test_only_the_papers_networks_with_plain_adam_are_compiled(layer, settings):
+    net = torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.Linear(10, 10))
+    numerics = Numerics(torch.device("cpu"), "bf16", fast=True)
+    student = Distiller(net, method=methods.noisy_teacher(0.5, 0.9))
+    made = compiled.steps(lambda *_: {}, student, Adam(net.parameters(), **settings), numerics, {})
+    is_usual = isinstance(layer, torch.nn.Linear) and layer.bias is not None and not settings
+    assert (made is not None) == (is_usual and layer.weight.requires_grad)
 
 
 def test_a_checkpoint_of_another_device_does_not_say_how_this_one_computes():

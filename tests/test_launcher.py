@@ -56,6 +56,10 @@ JOBS = [
     ["student.layers=FC5-FC10", "callbacks.best=null"],
     ["student.layers='[C3(S1P1)@4]-FC10'", "callbacks.best={patience: 3}"],
     ["~logger.tensorboard", "seed=7"],
+    ["method.sigma=0.1", "++method.sigma=0.4"],
+    ["method.sigma=0.2", "++method.sigma=0.4"],
+    ["callbacks.best.patience=3", "callbacks={best: {patience: 5}}"],
+    ["callbacks.best.patience=3", "callbacks.best=null"],
 ]
 
 

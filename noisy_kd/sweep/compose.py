@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -10,14 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def share(loader: ConfigLoader) -> None:
-    """Let Hydra compose jobs from each other, and each once for its sweeper and for the launcher.
+    """Let Hydra compose a sweep's jobs from each other.
 
     Composing takes a tenth of a second. A job whose overrides have the keys of another one's gets a
     copy of that one's configuration with its own values.
     """
     compose, parser = loader.load_sweep_config, OverridesParser.create()
     like: dict[tuple[str, ...], DictConfig] = {}
-    made: dict[tuple[str, ...], DictConfig] = {}
 
     def is_plain(override: Override) -> bool:
         key, value = override.key_or_group, override.value()
@@ -26,17 +25,19 @@ def share(loader: ConfigLoader) -> None:
         return changes and not is_group and not isinstance(value, dict | list)
 
     def load(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        lines = tuple(sweep_overrides)
-        if lines in made:
-            return made.pop(lines)
-        overrides = parser.parse_overrides(list(lines))
-        plain = [override for override in overrides if is_plain(override)]
+        if master_config.hydra.searchpath:  # adds groups that the loader does not know
+            return compose(master_config, sweep_overrides)
+        overrides = parser.parse_overrides(sweep_overrides)
+        places = [f"{override.key_or_group}." for override in overrides]
+        alone = [sum(p.startswith(q) or q.startswith(p) for q in places) == 1 for p in places]
+        plain = [
+            o for o, is_alone in zip(overrides, alone, strict=True) if is_alone and is_plain(o)
+        ]
         keys = tuple(o.key_or_group if o in plain else str(o.input_line) for o in overrides)
         if keys not in like:
             like[keys] = compose(master_config, sweep_overrides)
-        made[lines] = config = deepcopy(like[keys])
-        for override in plain:
-            OmegaConf.update(config, override.key_or_group, override.value())
+        config = deepcopy(like[keys])
+        ConfigLoaderImpl._apply_overrides_to_config(plain, config)
         own = [override for override in overrides if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in own]
         names = config.hydra.job.config.override_dirname

@@ -4,8 +4,8 @@ Shapes: B images in a mini-batch, [B, H, W] places of a convolution's output, F 
 kernel.
 
 Autocast casts all weights to bf16 at each step, and their gradients back. Here the copy is what is
-computed, and Adam's kernel writes it together with the float32 weights, from the copy's gradients:
-the same numbers from half the traffic.
+computed, and Adam's kernel writes it together with the float32 weights, from the copy's gradients.
+Other steps compute fully connected layers in TF32: the numbers differ by rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ from noisy_kd.training.graphs import Sums
 from noisy_kd.training.numerics import Numerics, relu_after_pool
 
 FEW = 8  # channels of images, below which a convolution is faster as a product of matrices
+torch._dynamo.config.recompile_limit = 64  # networks, widths and settings in one process
 LAYERS = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten, Dropout)
 
 
@@ -71,11 +72,23 @@ def steps(
 
 
 def _can_be_compiled(net: nn.Sequential, optimizer: Adam, numerics: Numerics) -> bool:
-    plain = type(optimizer) is Adam and len(optimizer.param_groups) == 1
-    plain = plain and not (optimizer.defaults["amsgrad"] or optimizer.defaults["maximize"])
-    known = all(type(layer) in LAYERS for layer in net)
+    is_plain = type(optimizer) is Adam and len(optimizer.param_groups) == 1
+    others = ("amsgrad", "maximize", "differentiable", "decoupled_weight_decay")
+    is_plain = is_plain and not any(optimizer.defaults.get(key) for key in others)
+    in_notation = all(map(_is_in_notation, net)) and not net._forward_hooks
+    trained = all(weight.requires_grad for weight in net.parameters())
     exact = numerics.precision != "bf16" or torch.are_deterministic_algorithms_enabled()
-    return plain and known and not exact
+    return is_plain and in_notation and trained and not exact
+
+
+def _is_in_notation(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        usual = (layer.padding_mode, layer.groups, layer.dilation) == ("zeros", 1, (1, 1))
+        usual = usual and layer.kernel_size[0] == layer.kernel_size[1]
+        if not usual or isinstance(layer.padding, str):
+            return False
+    has_bias = getattr(layer, "bias", 0) is not None
+    return type(layer) in LAYERS and has_bias
 
 
 class CompiledStudent:

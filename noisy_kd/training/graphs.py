@@ -25,7 +25,7 @@ Replay = tuple[list[Tensor], Callable[[], Sums]]
 """The tensors that a graph reads, and its launch."""
 
 SAME = 0.05  # difference of a weight tensor, relative to its movement, that counts as none
-SAME_IN_BF16 = 0.25  # the same for compiled steps, which round elsewhere
+SAME_IN_BF16 = 0.15  # the same for compiled steps, which round elsewhere
 
 
 class Graphed:

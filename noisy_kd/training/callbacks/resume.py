@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONG = 1.0  # seconds: checkpoints that take longer to write
-PAUSE = 60.0  # are written only when the last ones are so many seconds old,
-SHARE = 0.05  # and all take no more than this share of the time
+PAUSE, LONGEST = 60.0, 600.0  # are written only when the last ones are so many seconds old:
+SHARE = 0.05  # as many as let them take this share of the time
 SPEED = 2e8  # bytes in a second, before any were written
 
 
@@ -63,7 +63,8 @@ class Resume(Callback):
     """Writes a checkpoint per net after every epoch, and starts from them.
 
     Where writing them takes more than a second (many nets on a GPU, whose epochs are short), they
-    are written once a minute and at the end, if that takes no more than a twentieth of the time.
+    are written once a minute and at the end; where that takes more than a twentieth of the time,
+    more seldom, but every ten minutes.
 
     Args:
         files: one checkpoint per net.
@@ -73,12 +74,11 @@ class Resume(Callback):
 
     def __init__(self, files: list[Path], best: BestEpoch, identity: list[str]) -> None:
         self.files, self.best, self.identity = files, best, identity
-        self.began = self.written = 0.0  # when the training began, when the last ones were written
-        self.seconds = self.spent = 0.0  # how long they take, how long all have taken
+        self.written, self.seconds = 0.0, 0.0  # when the last ones were, and how long it took
 
     def on_fit_start(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         """Restore nets, optimisers and best epochs, and tell Lightning which epoch is next."""
-        self.began = time.monotonic()
+        self.written = time.monotonic()
         saved = [self._load(k) for k in range(len(self.files))]
         usable = [content for content in saved if content]
         epochs = {content["epoch"] for content in usable}
@@ -108,15 +108,14 @@ class Resume(Callback):
         contents = [self._content(k, trainer, stack) for k in range(len(self.files))]
         self.seconds = self.seconds or _bytes(contents) / SPEED
         ends = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        soon = now - self.written < PAUSE and not ends
-        costly = self.spent + self.seconds > SHARE * (now - self.began)
-        if not trainer.is_global_zero or (self.seconds > LONG and (soon or costly)):
+        wait = min(max(0.0 if ends else PAUSE, self.seconds / SHARE), LONGEST)
+        seldom = self.seconds > LONG and now - self.written < wait
+        if seldom or not trainer.is_global_zero:
             return
         for file, content in zip(self.files, contents, strict=True):
             files.write_tensors(file, content)
         self.written = time.monotonic()
         self.seconds = self.written - now
-        self.spent += self.seconds
 
     def _content(self, k: int, trainer: Trainer, stack: StudentStack) -> dict[str, Any]:
         return {
