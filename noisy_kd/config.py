@@ -230,14 +230,14 @@ def read(cfg: DictConfig) -> Config:
                 raise InputError(f"augment={shown(choices)}: choose views by data.augment=NAME.")
             if (name := OmegaConf.select(own, key, default="none")) not in choices:
                 raise InputError(f"{key}={shown(name)} must be one of {', '.join(choices)}.")
-        content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+        for key in sorted(OmegaConf.missing_keys(own)):
+            raise InputError(f"{key} has no value: give it one.")
+        content = OmegaConf.to_container(own, resolve=True)
         _gather_arguments(content)  # type: ignore[arg-type]
         merged = OmegaConf.merge(OmegaConf.structured(Config), content)
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        missing = sorted(OmegaConf.missing_keys(own))
-        text = f"{missing[0]} has no value: give it one." if missing else _explain(error)
-        raise InputError(text) from error
+        raise InputError(_explain(error)) from error
     for node, key in ((config, "store"), (config.data, "root"), (config.teacher, "checkpoint")):
         if path := getattr(node, key):
             setattr(node, key, os.path.expanduser(path))

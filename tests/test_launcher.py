@@ -69,9 +69,10 @@ def test_jobs_are_composed_from_each_other_as_hydra_composes_each():
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("quick", ["hydra.job.chdir=false"], RunMode.MULTIRUN)
         expected = [loader.load_sweep_config(master, job) for job in JOBS]
-        compose.share(loader)
-        for _ in "the sweeper", "the launcher":
-            shared = [loader.load_sweep_config(master, job) for job in JOBS]
+        load = compose.share(loader)
+        for job in JOBS:  # as the sweeper does
+            loader.load_sweep_config(master, job)
+        shared = [load(master, job) for job in JOBS]
         for job, own, other in zip(JOBS, shared, expected, strict=True):
             a, b = (OmegaConf.to_container(one, resolve=False) for one in (own, other))
             assert a == b, job

@@ -1,6 +1,8 @@
 """Compose a sweep's jobs: once for those that differ in plain values alone."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
@@ -8,14 +10,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
+Compose = Callable[[DictConfig, list[str]], DictConfig]
 
-def share(loader: ConfigLoader) -> None:
-    """Let Hydra compose a sweep's jobs from each other.
+
+def share(loader: ConfigLoader) -> Compose:
+    """Return a function that composes a sweep's jobs from each other, as Hydra composes each.
 
     Composing takes a tenth of a second. A job whose overrides have the keys of another one's gets a
-    copy of that one's configuration with its own values.
+    copy of that one's configuration with its own values. Hydra's sweeper, which composes all jobs
+    to see whether they can be, composes one of them.
     """
-    compose, parser = loader.load_sweep_config, OverridesParser.create()
+    compose, parse = loader.load_sweep_config, cache(OverridesParser.create().parse_override)
     like: dict[tuple[str, ...], DictConfig] = {}
 
     def is_plain(override: Override) -> bool:
@@ -24,19 +29,29 @@ def share(loader: ConfigLoader) -> None:
         changes = override.type is OverrideType.CHANGE and not override.is_hydra_override()
         return changes and not is_group and not isinstance(value, dict | list)
 
-    def load(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        if master_config.hydra.searchpath:  # adds groups that the loader does not know
-            return compose(master_config, sweep_overrides)
-        overrides = parser.parse_overrides(sweep_overrides)
+    def read(overrides: list[Override]) -> tuple[list[Override], tuple[str, ...]]:
+        """Return what can be applied to another job's configuration, and what must be the same."""
         places = [f"{override.key_or_group}." for override in overrides]
         alone = [sum(p.startswith(q) or q.startswith(p) for q in places) == 1 for p in places]
         plain = [
             o for o, is_alone in zip(overrides, alone, strict=True) if is_alone and is_plain(o)
         ]
-        keys = tuple(o.key_or_group if o in plain else str(o.input_line) for o in overrides)
+        return plain, tuple(o.key_or_group if o in plain else str(o.input_line) for o in overrides)
+
+    def first(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        if master_config.hydra.searchpath:  # adds groups that the loader does not know
+            return compose(master_config, sweep_overrides)
+        _, keys = read([parse(line) for line in sweep_overrides])
         if keys not in like:
             like[keys] = compose(master_config, sweep_overrides)
-        config = deepcopy(like[keys])
+        return like[keys]
+
+    def load(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        if master_config.hydra.searchpath:
+            return compose(master_config, sweep_overrides)
+        overrides = [parse(line) for line in sweep_overrides]
+        plain, _ = read(overrides)
+        config = deepcopy(first(master_config, sweep_overrides))
         ConfigLoaderImpl._apply_overrides_to_config(plain, config)
         own = [override for override in overrides if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in own]
@@ -47,4 +62,5 @@ def share(loader: ConfigLoader) -> None:
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
 
-    loader.load_sweep_config = load  # type: ignore[method-assign]
+    loader.load_sweep_config = first  # type: ignore[method-assign]
+    return load

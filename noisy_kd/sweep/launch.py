@@ -99,7 +99,7 @@ def launch(
 
 def _compose(launcher: StackedLauncher, overrides: Sequence[str], number: int) -> Job:
     log.debug("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
-    cfg = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
+    cfg = launcher.compose(launcher.config, list(overrides))
     with flag_override(cfg.hydra, ["readonly", "struct"], [False, False]):
         cfg.hydra.job.id = cfg.hydra.job.num = number
     if not {"data", "teacher", "student", "method"} <= set(cfg):

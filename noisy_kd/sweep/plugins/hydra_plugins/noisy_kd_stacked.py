@@ -77,7 +77,7 @@ class StackedLauncher(Launcher):
         """Remember what Hydra hands over, and compose jobs from each other."""
         from noisy_kd.sweep import compose
 
-        compose.share(hydra_context.config_loader)
+        self.compose = compose.share(hydra_context.config_loader)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(
