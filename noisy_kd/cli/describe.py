@@ -59,11 +59,11 @@ def describe(config: Config, directory: Path, console: Console) -> None:
         data = build.data_module(config)
         count, test = len(data.train_rows) + len(data.val_rows), len(data.test_images)
         shape, classes = data.input_shape, len(data.classes)
-    left = count - (count // 10 if config.data.val_size is None else config.data.val_size)
+    trained_on = count - (count // 10 if config.data.val_size is None else config.data.val_size)
     teacher, views = config.teacher, build.views(config, config.data.augment, config.data.views)
-    check_range("data.val_size", count - left, below=count)
+    check_range("data.val_size", count - trained_on, below=count)
     for key, subset in (("teacher.subset", teacher.subset), ("data.subset", config.data.subset)):
-        check_range(key, subset or classes, least=classes, most=left)
+        check_range(key, subset or classes, least=classes, most=trained_on)
     checks.check_settings(config)
     checks.check_shift(teacher.shift, shape)
     seen = build.teacher_shape(teacher, shape)
@@ -73,13 +73,13 @@ def describe(config: Config, directory: Path, console: Console) -> None:
     console.print(_network_table(f"teacher {config.teacher_name}", costs[0]))
     console.print(_network_table(f"student {config.student_name}", costs[1]))
     teachers, students = (sum(layer.multiplications for layer in net) for net in costs)
-    samples = build.teacher_views(config).per_epoch * (teacher.subset or left)
+    samples = build.teacher_views(config).per_epoch * (teacher.subset or trained_on)
     taught = _steps(teacher.max_epochs, samples, teacher.batch_size)
     if teacher.checkpoint is not None:
         weights = read_checkpoint(Path(teacher.checkpoint), teacher_net, teacher.checkpoint_key)
         values = sum(tensor.numel() for tensor in weights.values())
         taught = f"{teacher.checkpoint} fits: {len(weights)} tensors, {values:,} values"
-    samples = views.per_epoch * (config.data.subset or left)
+    samples = views.per_epoch * (config.data.subset or trained_on)
     images = (count + test) * math.prod(shape)
     logits = 4 * (count * (views.count or 1) + test) * classes
     weights_kept = WEIGHTS_KEPT * complexity.size_in_bytes(student_net)

@@ -29,29 +29,27 @@ def share(loader: ConfigLoader) -> Compose:
         changes = override.type is OverrideType.CHANGE and not override.is_hydra_override()
         return changes and not is_group and not isinstance(value, dict | list)
 
-    def read(overrides: list[Override]) -> tuple[list[Override], tuple[str, ...]]:
-        """Return what can be applied to another job's configuration, and what must be the same."""
+    def read(lines: list[str]) -> tuple[list[Override], list[Override], tuple[str, ...]]:
+        """Return a job's overrides, the plain ones, and what jobs like it have in common."""
+        overrides = [parse(line) for line in lines]
         places = [f"{override.key_or_group}." for override in overrides]
         alone = [sum(p.startswith(q) or q.startswith(p) for q in places) == 1 for p in places]
-        plain = [
-            o for o, is_alone in zip(overrides, alone, strict=True) if is_alone and is_plain(o)
-        ]
-        return plain, tuple(o.key_or_group if o in plain else str(o.input_line) for o in overrides)
+        plain = [o for o, once in zip(overrides, alone, strict=True) if once and is_plain(o)]
+        keys = tuple(o.key_or_group if o in plain else str(o.input_line) for o in overrides)
+        return overrides, plain, keys
 
     def first(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        if master_config.hydra.searchpath:  # adds groups that the loader does not know
-            return compose(master_config, sweep_overrides)
-        _, keys = read([parse(line) for line in sweep_overrides])
-        if keys not in like:
+        """Return the configuration of the first job like this one."""
+        *_, keys = read(sweep_overrides)
+        if master_config.hydra.searchpath or keys not in like:
             like[keys] = compose(master_config, sweep_overrides)
         return like[keys]
 
     def load(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        if master_config.hydra.searchpath:
-            return compose(master_config, sweep_overrides)
-        overrides = [parse(line) for line in sweep_overrides]
-        plain, _ = read(overrides)
         config = deepcopy(first(master_config, sweep_overrides))
+        if master_config.hydra.searchpath:  # adds groups that the loader does not know
+            return config
+        overrides, plain, _ = read(sweep_overrides)
         ConfigLoaderImpl._apply_overrides_to_config(plain, config)
         own = [override for override in overrides if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in own]
