@@ -126,6 +126,25 @@ def test_a_checkpoint_and_a_folder_count_by_their_content(tmp_path):
     assert names[0] != names[1]
 
 
+@pytest.mark.parametrize("name", ["mnist", "svhn"])
+def test_other_files_of_a_published_format_are_another_data_set(tmp_path, name):
+    import image_files
+
+    published = hash_of(f"data={name}")
+    roots = [tmp_path / "a", tmp_path / "b", tmp_path / "missing"]
+    for root in roots[:2]:
+        root.mkdir()
+        getattr(image_files, f"write_{name}")(root)
+    hashes = [hash_of(f"data={name}", f"data.root={root}") for root in roots]
+    assert len({published, *hashes[:2]}) == 3
+    assert hashes[2] == published  # its files will be fetched
+
+
+def test_the_published_files_count_by_their_name(real_data, tmp_path):
+    roots = [real_data, tmp_path]
+    assert len({hash_of("data=mnist", f"data.root={root}") for root in roots}) == 1
+
+
 def test_a_run_is_named_by_what_it_is():
     config = compose(["data=cifar10", "model@student=shallow3", "method.sigma=0.25", "seed=7"])
     start = "cifar10-shallow3-noisy_teacher-a0.5-s0.25-seed7-"

@@ -3,9 +3,11 @@
 Shapes: N images, C channels, H x W pixels; labels are int64 in [0, classes).
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,20 @@ DIGITS = tuple(str(i) for i in range(10))
 MNIST_FILES = "{}/MNIST/raw/{{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte"
 CIFAR10_FILES = "{}/cifar-10-batches-py/{{data_batch_1..5,test_batch,batches.meta}}"
 SVHN_FILES = "{}/{{train,extra,test}}_32x32.mat"
+MD5 = partial(hashlib.md5, usedforsecurity=False)  # which is not allowed everywhere for more
+PUBLISHED = {  # md5 of the files; torchvision holds those of CIFAR-10, and reads no others
+    "mnist": {
+        "MNIST/raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "MNIST/raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "svhn": {
+        "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+        "extra_32x32.mat": "a93ce644f1a588dc4d68dda5feec44a7",
+        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+    },
+}
 
 
 def digits() -> Source:
@@ -180,6 +196,21 @@ def svhn(root: Path) -> Source:
         test = _read_svhn(root / "test_32x32.mat")
     source = Source(_joined([train, extra]), _joined([test]), DIGITS, len(train[1]))
     return _checked("SVHN", source, (3, 32, 32), where)
+
+
+def other_content(name: str, root: Path) -> str | None:
+    """Return a fingerprint of files that are not those published under this name.
+
+    None for the published ones, and for files that are still to be fetched.
+    """
+    published = PUBLISHED.get(name, {})
+    found = {}
+    for file in filter(Path.is_file, map(root.joinpath, published)):
+        with file.open("rb") as content:
+            found[str(file.relative_to(root))] = hashlib.file_digest(content, MD5).hexdigest()
+    if found.items() <= published.items():
+        return None
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def stratified(

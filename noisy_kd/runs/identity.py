@@ -34,8 +34,8 @@ def identity(config: Config) -> dict[str, Any]:
     if config.data._target_ and not config.data._target_.startswith("noisy_kd."):
         settings["data"]["_target_"] = config.data._target_
     settings["precision"] = resolved_precision(config)
-    if config.data.name == "folder":
-        settings["data"]["content"] = _folder_digest(str(config.data.root), config.store)
+    if content := _content(config.data.name, str(config.data.root), config.store):
+        settings["data"]["content"] = content
     return settings
 
 
@@ -178,10 +178,13 @@ def training_settings(teacher: Teacher) -> dict[str, Any]:
 
 
 @cache
-def _folder_digest(root: str, store: str) -> str:
-    from noisy_kd.data import folder  # here: it needs torch
+def _content(name: str, root: str, store: str) -> str | None:
+    """Return a fingerprint of one's own images; None for the files of a published data set."""
+    from noisy_kd.data import folder, sources  # here: they need torch
 
-    return folder.content_digest(Path(root), Path(store))
+    if name == "folder":
+        return folder.content_digest(Path(root), Path(store))
+    return sources.other_content(name, Path(root))
 
 
 def _digest(settings: dict[str, Any]) -> str:
