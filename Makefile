@@ -2,7 +2,7 @@
 # make test           set up and test; without the slow tests (with them: make test SLOW=1), and
 #                     with the real data where NOISY_KD_DATA=DIR says where they are
 # make faults         the injected faults: killed processes, failing disks, power failures, flipped bits
-# make coverage       the same, and which lines the tests do not reach, in other processes too
+# make coverage       the tests, and which lines they do not reach, in other processes too
 # make results        replaces tables in results/: make results TABLE="table1 readings" SEEDS=0,1,2,3,4
 # make cifar10        the paper's tables on CIFAR-10, likewise (days on two cores)
 # make lint           style and types

@@ -284,10 +284,10 @@ def _check_networks(config: Config) -> None:
         if spec.layers is not None:
             notation.parse(spec.layers)
     if len(config.teachers) > 1 and config.teacher.checkpoint is not None:
-        raise InputError("teacher.checkpoint is one teacher's: it cannot serve several teachers.")
+        raise InputError("teacher.checkpoint holds one teacher: leave it out with several.")
     for key in Student.__annotations__ if student.layers is None else ():
         if (value := getattr(student, key)) != getattr(Student, key):
-            raise InputError(f"student.{key}={shown(value)}: only in the paper's notation.")
+            raise InputError(f"student.{key}={shown(value)} needs student.layers: leave it out.")
     if student.layers is not None and student.dropout:
         notation.with_dropout(notation.parse(student.layers), student.dropout)
 

@@ -4,7 +4,10 @@ import os
 import time
 from pathlib import Path
 
+import torch
 from lightning import Callback
+
+from noisy_kd import BestEpoch
 
 
 class Meeting(Callback):
@@ -25,3 +28,20 @@ class Meeting(Callback):
             if time.time() > deadline:
                 raise TimeoutError(f"fewer than {self.count} processes within a minute")
             time.sleep(0.02)
+
+
+class Wreck(Callback):
+    """Sets all weights to zero."""
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer, stack):
+        for parameter in stack.parameters():
+            parameter.zero_()
+
+
+class Last(BestEpoch):
+    """Another choice of the epoch."""
+
+
+class Other(BestEpoch):
+    """Yet another one."""

@@ -171,6 +171,11 @@ def pretrained(num_classes):
     return net
 
 
+def scratch(num_classes):
+    """The same layers with torch's initial weights."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+
 class Frozen(nn.Module):
     """Has nothing to train."""
 

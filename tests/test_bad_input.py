@@ -43,7 +43,7 @@ UNNAMED = (
     "is not a key",
     "no such argument",
     "Invalid value assigned",
-    "no class or function",
+    "not a class or function",
     "is a group of keys",
 )
 """What is said of keys whose value does not matter."""
@@ -313,7 +313,7 @@ OTHERS = {
     "train hydra.job_logging.root.level=NOSUCH": "Unable to configure root logger",
     "train --epochs 3": "--epochs: settings have no dashes",
     "train --exp=x.pickle": "--exp=x.pickle: it reads a pickle",
-    "report seed=1": "seed=1: of which sweep?",
+    "report seed=1": "seed=1 needs a sweep",
     "reproduce": "the following arguments are required: TABLE",
     "train -seed": "unrecognized arguments: -seed",
     "train --resolve": "can only be used in conjunction with --cfg",
@@ -355,7 +355,7 @@ OTHERS = {
     "predict RUN x.png --top 0": "--top 0",
     "predict RUN x.png --top abc": "abc",
     "predict RUN x.png --format foo": "foo",
-    "predict x.png x.png": "x.png ends in none of .onnx, .pt2, .safetensors",
+    "predict x.png x.png": "x.png is not exported: name a run, or a file in .onnx, .pt2, ",
     "predict bad.onnx x.png": "bad.onnx cannot be read",
     "predict bad.safetensors x.png": "bad.safetensors cannot be read",
     "predict bad.pt2 x.png": "--allow torch.export",
@@ -378,8 +378,8 @@ OTHERS = {
     "store foo": "foo",
     "store list --store nowhere": "nowhere",
     "store clean --store nowhere": "nowhere",
-    "trian": "there is no verb trian",
-    "help": "there is no verb help",
+    "trian": "there is no command trian",
+    "help": "there is no command help",
 }
 
 

@@ -113,8 +113,8 @@ def test_an_unknown_verb_is_refused(command):
     done = command("trian")
     assert done.returncode == 2
     assert done.stderr == (
-        "noisy-kd: there is no verb trian: choose train, report, evaluate, export, predict, store, "
-        "reproduce, describe.\n"
+        "noisy-kd: there is no command trian: choose train, report, evaluate, export, predict, "
+        "store, reproduce, describe.\n"
     )
 
 
@@ -245,7 +245,7 @@ def test_a_killed_run_goes_on(train, train_process, tmp_path):
     assert checkpoint.exists()
     assert not (tmp_path / "killed" / "result.json").exists()
     resumed = train(*settings, "hydra.run.dir=killed")
-    assert "Going on after epoch" in resumed.stdout
+    assert "Resuming after epoch" in resumed.stdout
     results = [result_of(tmp_path / name) for name in ("whole", "killed")]
     keys = ("test_errors", "val_error", "best_epoch", "epochs")
     assert [results[0][key] for key in keys] == [results[1][key] for key in keys]
@@ -266,7 +266,7 @@ def test_a_forced_run_that_is_killed_leaves_no_old_result_and_goes_on(
     running.communicate()
     assert not (tmp_path / "forced" / "result.json").exists()
     again = train(*settings)
-    assert "Going on after epoch" in again.stdout
+    assert "Resuming after epoch" in again.stdout
     assert (tmp_path / "forced" / "result.json").exists()
 
 

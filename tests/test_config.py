@@ -145,6 +145,16 @@ def test_the_published_files_count_by_their_name(real_data, tmp_path):
     assert len({hash_of("data=mnist", f"data.root={root}") for root in roots}) == 1
 
 
+def test_a_choice_of_the_epoch_of_ones_own_counts():
+    own = [f"callbacks.best._target_=own_callbacks.{name}" for name in ("Last", "Other")]
+    assert len({hash_of(), *map(hash_of, own)}) == 3
+
+
+def test_the_views_of_the_teacher_count():
+    mirror = ("teacher.augment=mirror", "augment.mirror.views=1")
+    assert hash_of(*mirror) != hash_of(mirror[0])
+
+
 def test_a_run_is_named_by_what_it_is():
     config = compose(["data=cifar10", "model@student=shallow3", "method.sigma=0.25", "seed=7"])
     start = "cifar10-shallow3-noisy_teacher-a0.5-s0.25-seed7-"

@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -144,6 +145,19 @@ def test_it_logs_loss_error_and_agreement_and_the_error_is_that_of_the_whole_set
     assert torch.cat(trainer.predict(distiller, batches)).shape == (180, 10)
 
 
+def test_the_loss_of_an_epoch_is_logged_under_its_name(images, tmp_path):
+    trainer = L.Trainer(max_epochs=1, **QUIET | {"logger": CSVLogger(tmp_path)})
+    trainer.fit(Distiller(student(), teacher()), images)
+    (file,) = tmp_path.rglob("metrics.csv")
+    assert "train/loss" in file.read_text().splitlines()[0].split(",")
+
+
+def test_the_mean_over_the_last_epochs_needs_their_number(images):
+    trainer = L.Trainer(max_steps=9, max_epochs=-1, **QUIET)
+    with pytest.raises(ValueError, match="max_epochs"):
+        trainer.fit(Distiller(student(), teacher(), averaging="swa"), images)
+
+
 def test_the_teacher_is_frozen_in_eval_mode_and_in_no_checkpoint(images, tmp_path):
     frozen = teacher()
     before = weights(frozen)
@@ -269,9 +283,16 @@ def test_outputs_that_are_no_tensor_give_their_logits(make, images):
         def forward(self, x):
             return make(self.net(x))
 
+    class Last(nn.Module):
+        def forward(self, z):
+            return make(z)
+
     x, y = images.training_set()[torch.arange(8)]
     plain = Distiller(student(), teacher()).loss(x, y)
     assert torch.equal(Distiller(Wrapped(student()), Wrapped(teacher())).loss(x, y), plain)
+    in_a_row = nn.Sequential(*student(), Last())
+    fast = Numerics(torch.device("cpu"), "32", fast=True)
+    assert torch.equal(fast.logits(in_a_row, x), student()(x))
 
 
 class Endless(IterableDataset):

@@ -284,7 +284,7 @@ def test_a_class_that_only_one_part_has_is_named(tmp_path, module, part, caplog)
     assert f"{part} has no images of the class c039." in caplog.text
     assert "c038" not in caplog.text
     write(tmp_path, classes=["extra"], count=1, part=part)
-    with pytest.raises(InputError, match=f"{part} has the class extra, train has not"):
+    with pytest.raises(InputError, match=f"{part} has the class extra, which train has not"):
         module()
 
 
@@ -392,9 +392,7 @@ def test_a_very_large_image_is_read_or_refused_in_one_line(tmp_path, module, sid
 
 
 def test_folders_without_images_or_classes_are_refused(tmp_path, module):
-    with pytest.raises(
-        InputError, match=r"no such folder; .*default is \$NOISY_KD_DATA or \./data"
-    ):
+    with pytest.raises(InputError, match="no such folder; name that of your images"):
         module(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"needs two classes at least.*found: none"):
         module()

@@ -77,7 +77,7 @@ def test_its_arguments_are_settings(short, tmp_path):
     [
         ({"depth": 3}, "own_nets.Small .*depth"),
         ({"width": "many"}, "own_nets.Small cannot be made"),
-        ({"num_classes": 7}, "logits of shape"),
+        ({"num_classes": 7}, r"not \(1, 10\), a logit"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, why):
@@ -90,9 +90,9 @@ def test_wrong_arguments_are_refused(arguments, why):
     [
         ("own_nets.Large", "cannot be imported"),
         ("no_such.thing", "cannot be imported"),
-        ("own_nets.SHAPELESS", "no class or function"),
-        ("own_nets.wrong", "logits of shape"),
-        ("own_nets.nothing", r"no torch\.nn\.Module"),
+        ("own_nets.SHAPELESS", "not a class or function"),
+        ("own_nets.wrong", r"not \(1, 10\), a logit"),
+        ("own_nets.nothing", r"not a torch\.nn\.Module"),
         (
             "torchvision.models.resnet18",
             r"does not fit images of 1x8x8: .* 3 channels, .*\. For a teacher of other images set "
@@ -106,7 +106,7 @@ def test_what_is_no_fitting_network_is_refused(path, why):
 
 
 def test_other_logits_than_classes_are_refused():
-    with pytest.raises(InputError, match=r"gives \(1, 10\) for one image"):
+    with pytest.raises(InputError, match=r"returns shape \(1, 10\) for one image"):
         instantiate("own_nets.of_ten", SHAPE, 4)
 
 
@@ -437,7 +437,7 @@ def test_a_function_with_the_name_of_its_module_is_found(name):
     """``torchvision.models.alexnet`` is a module and a function of torchvision.models."""
     net = instantiate(f"torchvision.models.{name}", (3, 64, 64), 10)
     assert type(net).__name__.lower() == name
-    with pytest.raises(InputError, match="no class or function"):
+    with pytest.raises(InputError, match="not a class or function"):
         instantiate("torchvision.models", (3, 64, 64), 10)
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from filelock import FileLock
 
 from noisy_kd.errors import InputError
@@ -101,6 +102,18 @@ def test_a_forced_group_whose_teacher_fails_keeps_its_results_and_is_told(part, 
     assert ready == []
     assert failed == {str(place): "OSError: no space left" for place in part.directories}
     assert [read_result(directory) for directory in part.directories] == before
+
+
+def test_a_refused_sweep_costs_no_forced_result(part, short, tmp_path):
+    """The second group's checkpoint does not fit."""
+    train(part)
+    file = tmp_path / "bad.pt"
+    torch.save({"other.weight": torch.zeros(3)}, file)
+    bad = Part([short(f"teacher.checkpoint={file}")], [tmp_path / "bad"])
+    forced = [replace(config, force=True) for config in part.configs]
+    with pytest.raises(InputError, match=r"bad\.pt"):
+        prepare([Part(forced, part.directories), bad])
+    assert statuses(part) == ["done"] * 3
 
 
 def test_the_directory_of_a_live_run_is_not_removed(tmp_path):

@@ -186,6 +186,14 @@ def test_runs_of_different_teachers_and_images_are_different_cells():
     assert len(summary("custom", runs)) == 2
 
 
+def test_settings_that_results_do_not_name_at_their_default_are_found_by_it(table1):
+    from noisy_kd.report import frame
+
+    runs = frame.frame(table1)
+    for key, default in (("student.init", "he"), ("teacher.label_smoothing", 0.0)):
+        assert len(frame.select(runs, {key: [default]})) == len(runs)
+
+
 def test_sweeps_without_a_file_are_not_one_grid():
     runs = [
         result(0.01, "data=mnist", f"method.sigma={sigma}", f"seed={seed}", f"optimizer.lr={rate}")
@@ -331,7 +339,7 @@ def test_formats_and_filters(command):
         (["tabel1"], "there is no sweep named tabel1: choose additive, "),
         (["table1", "method.sgima=1"], "method.sgima is not a setting of any run"),
         (["table1", "seed=7"], "no run has seed=7; there are: 0, 1, 2"),
-        (["table1", "--results", "nowhere"], "there is no folder nowhere"),
+        (["table1", "--results", "nowhere"], "--results nowhere: there is no such folder"),
         (["table1", "--plot", "one.pdf"], "ends in .png or .svg"),
         (["--plot", "one.png"], "name one"),
         (["table1", "--add"], "add --keep NAME"),

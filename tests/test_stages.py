@@ -276,6 +276,29 @@ def test_divergence_is_remembered(go, monkeypatch):
     assert result["status"] == "diverged"
 
 
+def test_each_run_of_a_process_has_its_own_views(go):
+    """Other parameters of an augmentation are other images, though ``data`` is the same."""
+    views = ("data.augment=crops", "data.views=2")
+    runs = [go(*views, f"augment.crops.shift={shift}", name=f"{shift}") for shift in (0.1, 0.4)]
+    curves = [(directory / "metrics.csv").read_text() for _, directory in runs]
+    assert curves[0] != curves[1]
+
+
+def test_the_curves_of_a_run_do_not_depend_on_whom_it_was_stacked_with(short, go, tmp_path):
+    settings = ("callbacks.best.patience=1", "optimizer.lr=1e-12", "trainer.max_epochs=5")
+    places = [tmp_path / "one", tmp_path / "other"]
+    run([short(*settings), short(*settings[::2])], places)
+    _, alone = go(*settings)
+    assert (places[0] / "metrics.csv").read_text() == (alone / "metrics.csv").read_text()
+    assert len((places[1] / "metrics.csv").read_text().splitlines()) == 1 + 5
+
+
+def test_steps_are_counted_for_optimisers_that_do_not_count_them(go):
+    adam, _ = go(name="adam")
+    sgd, _ = go("optimizer=sgd", name="sgd")
+    assert sgd["steps"] == adam["steps"] > 0
+
+
 def test_a_run_that_patience_ended_does_not_go_on(go, monkeypatch):
     settings = ("callbacks.best.patience=1", "optimizer.lr=1e-12", "trainer.max_epochs=9")
     with monkeypatch.context() as patch:
@@ -298,6 +321,29 @@ def test_metrics_csv_has_each_epoch_once_after_an_interruption(go, monkeypatch):
     rows = (directory / "metrics.csv").read_text().splitlines()
     assert rows[0] == "epoch,loss,perturbation,val_error,agreement,learning_rate"
     assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4", "5"]
+
+
+def test_metrics_csv_has_each_epoch_after_a_kill_behind_a_checkpoint(go, monkeypatch):
+    settings = ("trainer.max_epochs=4",)
+
+    class Killed(BaseException):
+        pass
+
+    write, written = files.write_tensors, []
+
+    def kill(file, content):
+        write(file, content)
+        written.append(file.name)
+        if file.name == "last.ckpt" and "run" in str(file.parent) and content["epoch"] == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.files, "write_tensors", kill)
+        with pytest.raises(Killed):
+            go(*settings)
+    _, directory = go(*settings)
+    rows = (directory / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["1", "2", "3", "4"]
 
 
 def test_curves_have_each_epoch_once_though_some_are_made_again(go, monkeypatch):

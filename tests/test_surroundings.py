@@ -179,7 +179,7 @@ def test_folders_that_link_to_each_other_end(tmp_path):
 
 def test_a_named_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(InputError, match="it is no file"):
+    with pytest.raises(InputError, match="it is not a file"):
         decode(tmp_path / "pipe.png", Pixels(None, 1, None))
 
 

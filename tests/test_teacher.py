@@ -71,6 +71,23 @@ def test_the_teachers_key_changes_with_its_settings(short, digits, float32, over
     assert key(short(override), digits, float32) != key(short(), digits, float32)
 
 
+def test_functions_that_give_other_weights_make_other_teachers(short, digits, float32):
+    """A pretrained network and an untrained one of the same layers."""
+    keys = {
+        key(short("model@teacher=module", f"teacher._target_=own_nets.{name}"), digits, float32)
+        for name in ("pretrained", "scratch")
+    }
+    assert len(keys) == 2
+
+
+def test_the_users_callbacks_do_not_touch_the_teacher(short, trained, tmp_path):
+    weights = []
+    for name, more in (("a", []), ("b", ["+callbacks.own._target_=own_callbacks.Wreck"])):
+        teacher = trained(short("teacher.max_epochs=1", f"store={tmp_path / name}", *more))
+        weights.append([parameter.clone() for parameter in teacher.parameters()])
+    assert all(map(torch.equal, *weights))
+
+
 def test_the_teachers_key_changes_with_data_and_precision_and_with_nothing_else(
     short, digits, float32
 ):

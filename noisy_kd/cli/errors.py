@@ -44,7 +44,7 @@ def one_line(error: BaseException, place: str = "a file") -> str:
     if isinstance(error, UnicodeDecodeError):  # of Hydra's reader
         frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
         files = [names["full_path"] for names in frames if "full_path" in names]
-        return f"{(files or [place])[-1]} is no text in UTF-8: mend it, or remove it."
+        return f"{(files or [place])[-1]} is not a text in UTF-8: mend it, or remove it."
     first = next(iter(str(error).splitlines()), type(error).__name__)
     override = getattr(error, "override", None)  # the argument that Hydra cannot parse
     return f"{override}: {first}" if override else first

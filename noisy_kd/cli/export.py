@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="noisy-kd export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run")
     parser.add_argument("--format", choices=["onnx", "torch_export", "safetensors"], default="onnx")
-    parser.add_argument("--with-preprocessing", action="store_true", help="takes uint8 images")
+    parser.add_argument("--with-preprocessing", action="store_true", help="it takes uint8 images")
     parser.add_argument(
         "--int8", choices=["dynamic", "static"], help="also a quantised ONNX model, with its error"
     )
@@ -25,7 +25,7 @@ def main() -> None:
     add_allow(parser)
     options = parser.parse_args()
     if options.int8 and options.format != "onnx":
-        raise InputError(f"--int8 {options.int8} is made of an ONNX model: take --format onnx.")
+        raise InputError(f"--int8 {options.int8} is made from an ONNX model: use --format onnx.")
     from noisy_kd.deploy.export import export, in_words
 
     facts = export(

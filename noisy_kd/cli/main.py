@@ -38,7 +38,7 @@ def main() -> int:
     is_setting = arguments[0].startswith(("-", "+", "~")) or "=" in arguments[0]
     verb = "train" if is_setting else arguments.pop(0)
     if verb not in VERBS:
-        print(f"noisy-kd: there is no verb {verb}: choose {', '.join(VERBS)}.", file=sys.stderr)
+        print(f"noisy-kd: there is no command {verb}: choose {', '.join(VERBS)}.", file=sys.stderr)
         return 2
     sys.argv[1:] = arguments
     try:

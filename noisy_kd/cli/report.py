@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the sweep into this .png or .svg file")
     parser.add_argument("--keep", metavar="NAME", help="keep the runs' numbers as results/NAME.*")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--add", action="store_true", help="with --keep: to the runs kept before")
-    how.add_argument("--replace", action="store_true", help="with --keep: drop those runs")
+    how.add_argument("--add", action="store_true", help="with --keep: to the runs that NAME holds")
+    how.add_argument("--replace", action="store_true", help="with --keep: in place of those runs")
     options = parser.parse_intermixed_args()
     names = [word for word in options.what if "=" not in word]
     chosen = frame.filters([word for word in options.what if "=" in word])
@@ -37,7 +37,7 @@ def main() -> None:
             results = robustness.evaluated(options.results)
             new = robustness.tables(results, chosen)
             if not new:
-                raise InputError("no such run was evaluated: noisy-kd evaluate RUN_DIR ...")
+                raise InputError("no such run was evaluated yet: noisy-kd evaluate RUN_DIR ...")
         else:
             sweep, recorded = sweeps.read(name), sweeps.recorded(options.results, name)
             results = frame.read(options.results, recorded)
@@ -71,9 +71,11 @@ def main() -> None:
 
 def _check(options: argparse.Namespace, names: Sequence[str]) -> None:
     if not options.results.is_dir() and options.results != RUNS:
-        raise InputError(f"there is no folder {options.results}: --results names that of the runs.")
+        raise InputError(
+            f"--results {options.results}: there is no such folder; name that of the runs."
+        )
     if not names and len(options.what):
-        raise InputError(f"{' '.join(options.what)}: of which sweep? Name one; report lists them.")
+        raise InputError(f"{' '.join(options.what)} needs a sweep: noisy-kd report lists them.")
     if options.plot is not None and (len(names) != 1 or names == ["robustness"]):
         raise InputError("--plot draws one sweep: name one.")
     if (options.add or options.replace) and options.keep is None:

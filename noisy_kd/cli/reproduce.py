@@ -38,7 +38,9 @@ def main() -> None:
     given = [s for s in options.settings if s.split("=")[0] in PASSED_ON or not frame.filters([s])]
     chosen = [s for s in options.settings if s not in given or s.startswith("teacher.checkpoint=")]
     differ, selected = 0, _selected(kept, chosen)
-    print(f"{len(selected)} runs to reproduce: {sum(r['seconds'] for r in selected):.0f} s then.")
+    print(
+        f"{len(selected)} runs to reproduce; they took {sum(r['seconds'] for r in selected):.0f} s."
+    )
     for result in selected:
         directory, error = _again(result, given)
         allowed, difference = tolerance(result, kept), error - result["test_error"]
@@ -96,8 +98,8 @@ def _again(result: Result, given: list[str]) -> tuple[Path, float]:
         if done is None:
             from noisy_kd.training import stages
 
-            print(f"training {directory} (it took {result['seconds']:.0f} s then)", flush=True)
+            print(f"training {directory} (the kept run took {result['seconds']:.0f} s)", flush=True)
             (done,) = stages.run([config], [directory])
     if done["test_error"] is None:
-        raise TrainingError(f"{directory}: the loss is no longer finite.")
+        raise TrainingError(f"{directory}: the loss is no longer finite, and the kept run's was.")
     return directory, done["test_error"]

@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path(".cache/store"), help="its folder")
     options = parser.parse_args()
     if not options.store.is_dir() and options.store != parser.get_default("store"):
-        raise InputError(f"there is no folder {options.store}: --store names the store's.")
+        raise InputError(f"--store {options.store}: no such folder; name that of the store.")
     if options.action == "clean":
         removed, kept = clean(options.store)
         in_use = f"; {kept} are in use, and stay" if kept else ""

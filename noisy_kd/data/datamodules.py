@@ -69,7 +69,7 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         if not 0 <= label_noise <= 1:
-            raise InputError(f"label_noise={label_noise}: a share lies in [0, 1].")
+            raise InputError(f"label_noise={label_noise}: it must lie between 0 and 1.")
         self.views = views or self.own_views
         self.root, self.download = Path(root).expanduser(), download
         self.batch_size, self.val_size = batch_size, val_size
@@ -230,7 +230,10 @@ class DigitsDataModule(ImageDataModule):
 
 
 class MNISTDataModule(ImageDataModule):
-    """MNIST: 50,000 / 10,000 / 10,000, no preprocessing but the scale to [0, 1] ([NT] 4.1)."""
+    """MNIST: 60,000 and 10,000, no preprocessing but the scale to [0, 1] ([NT] 4.1).
+
+    The paper's validation set: ``val_size=10_000``.
+    """
 
     name = "mnist"
 
@@ -243,7 +246,10 @@ class MNISTDataModule(ImageDataModule):
 
 
 class SVHNDataModule(ImageDataModule):
-    """SVHN: train + extra less 400 + 200 images per class; contrast normalisation ([NT] 4.2)."""
+    """SVHN: train and extra, 604,388, and 26,032; contrast normalisation ([NT] 4.2).
+
+    The paper's validation set, 400 + 200 images per class: ``val_size=6000``.
+    """
 
     name = "svhn"
 

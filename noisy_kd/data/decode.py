@@ -133,7 +133,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     Image.init()
     formats = [name for name in Image.ID if name not in NOT_IMAGES]
     if file.exists() and not file.is_file() and not file.is_dir():  # reading might never end
-        raise InputError(f"{file} cannot be read as an image (it is no file).")
+        raise InputError(f"{file} cannot be read as an image (it is not a file).")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image = Image.open(file, formats=formats)
@@ -182,7 +182,8 @@ def _deep(file: Path, image: Image.Image) -> Array | None:
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"{file}: pixels of {values.min()} to {values.max()}: save 16 bits.")
+            ends = f"{values.min()} to {values.max()}"
+            raise InputError(f"{file} has pixels of {ends}: save it with 16 bits, 0 to 65535.")
         return values
     tags: Any = getattr(image, "tag_v2", {})
     if max(tags.get(258, (8,))) > 8 and image.format == "TIFF":  # BitsPerSample
@@ -200,7 +201,8 @@ def _scaled_to_8_bits(file: Path, deep: Array, bits: int | None) -> Image.Image:
     bits = bits or next(n for n in BITS if largest < 2**n)
     if largest >= 2**bits:
         raise InputError(
-            f"{file} has pixels up to {largest}, but the student was trained on {bits} bits."
+            f"{file} has pixels up to {largest}, but the student was trained on {bits} bits: scale "
+            "it to them."
         )
     values = (deep.astype(np.float32) * (255 / (2**bits - 1))).round().astype(np.uint8)
     return Image.fromarray(values.squeeze(-1) if values.shape[2:] == (1,) else values)

@@ -181,7 +181,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
     try:
         return unsealed(file.read_bytes())
     except ValueError:
-        log.warning("%s is damaged, and not used.", file)
+        log.warning("%s is damaged and ignored.", file)
     except OSError:
         pass
     return None
@@ -288,7 +288,9 @@ def locked(file: Path, timeout: float = -1) -> Iterator[None]:
         log.warning("Waiting for %s: %s works on it.", file.with_suffix(""), who)
         lock.acquire()
     except NotImplementedError as error:
-        raise InputError(f"{file.parent}: no locks on this file system; choose another.") from error
+        raise InputError(
+            f"{file.parent}: this file system has no locks; choose a folder on another."
+        ) from error
     except OSError as error:
         raise InputError(unwritable(file, error)) from error
     try:

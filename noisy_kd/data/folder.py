@@ -113,8 +113,7 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
         InputError: if there are fewer than two classes, or their folders do not match.
     """
     if not root.is_dir():
-        advice = "name yours by data.root=FOLDER; the default is $NOISY_KD_DATA or ./data"
-        raise InputError(f"data.root={root}: there is no such folder; {advice}.")
+        raise InputError(f"data.root={root}: there is no such folder; name that of your images.")
     folders = {entry.name: entry for entry in _entries(root) if entry.is_dir()}
     parts: dict[str, Path] = {}
     for name, path in folders.items():
@@ -122,7 +121,8 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
             raise InputError(f"data.root={root} has both {parts[part].name} and {name}: join them.")
         parts |= {part: path} if part else {}
     if "train" not in parts and {"val", "test"} & parts.keys():
-        raise InputError(f"data.root={root} has {', '.join(folders)}, but no folder train.")
+        text = f"data.root={root} has {', '.join(folders)}, but no folder train"
+        raise InputError(f"{text}: make one with a folder for each class.")
     files: list[File] = []
     others: Counter[str] = Counter()
     for part in PARTS:
@@ -142,7 +142,7 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
         if empty and part == "train":
             found = ", ".join(f"{count} {ending}" for ending, count in others.items())
             hint = f" ({found} found, which are no images)" if found else ""
-            why = f"no images of {_some(empty)}{hint}; move away what is no class"
+            why = f"no images of {_some(empty)}{hint}; every folder of a class needs some"
             raise InputError(f"data.root={root}: {why}.")
     for folder in {root, *(path for part, path in parts.items() if part != "unlabelled")}:
         loose = sum(p.is_file() and p.suffix.lower() in endings() for p in _entries(folder))
@@ -164,7 +164,7 @@ def _check_classes(files: list[File], root: Path, with_remarks: bool) -> None:
         )
     for part in ("val", "test"):
         if unknown := classes[part] - classes["train"]:
-            raise InputError(f"data.root={root}: {part} has {_some(unknown)}, train has not.")
+            raise InputError(f"data.root={root}: {part} has {_some(unknown)}, which train has not.")
         missing = classes["train"] - classes[part]
         if classes[part] and missing and with_remarks:
             log.warning("%s: %s has no images of %s.", root, part, _some(missing))

@@ -95,7 +95,7 @@ def restored(kind: str, state: dict[str, Tensor], allow: Sequence[str] | None = 
     except Exception as error:  # whatever a user's own code raises
         raise InputError(
             f"the preprocessing {kind} cannot be made from its buffers "
-            f"({', '.join(state) or 'none'}): it must be a class at the top of an importable "
-            f"module, whose arguments they are ({type(error).__name__})."
+            f"({', '.join(state) or 'none'}): its class must be at the top of a module, and its "
+            f"arguments must be its buffers ({type(error).__name__})."
         ) from error
     return preprocessing.eval()

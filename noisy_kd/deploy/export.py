@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noisy_kd import runs
-from noisy_kd.data.dataset import at_once
+from noisy_kd.data.dataset import at_once, keyed_generator
 from noisy_kd.data.files import read_json, write_json
 from noisy_kd.data.files import write as write_file
 from noisy_kd.data.preprocessing import kind_of
@@ -73,7 +73,8 @@ def export(
     write(form, model, prepare(data.test_images.pixels[:2]), files["exported"], about)
     if int8 is not None:
         files["int8"] = files["exported"].with_name(f"{files['exported'].stem}-int8.onnx")
-        calibration = prepare(data.images.pixels[data.train_rows[:CALIBRATION]])
+        order = torch.randperm(len(data.train_rows), generator=keyed_generator(0, "calibration"))
+        calibration = prepare(data.images.pixels[data.train_rows[order[:CALIBRATION]]])
         quantise(files["exported"], files["int8"], int8, calibration)
     facts: dict[str, Any] = {"result": result, "input": takes, "int8_kind": int8}
     pixels, labels = data.test_images.pixels, data.test_images.labels
@@ -112,7 +113,7 @@ def _check_replaced(file: Path, preprocessing: str | None) -> None:
         return
     if known.get("preprocessing", preprocessing) != preprocessing:
         takes = "uint8" if known["preprocessing"] else "preprocessed"
-        raise InputError(f"{file} takes {takes} images: write the other by --output FILE.")
+        raise InputError(f"{file} exists and takes {takes} images: name another by --output FILE.")
 
 
 def latencies(models: dict[str, tuple[Model, Model]], image: Tensor) -> dict[str, float]:

@@ -35,7 +35,7 @@ def load(file: Path, allow: Sequence[str] = ()) -> tuple[Model, dict[str, Any]]:
     """
     readers = {".onnx": _load_onnx, ".pt2": _load_torch_export, ".safetensors": _load_safetensors}
     if file.suffix not in readers:
-        raise InputError(f"{file} ends in none of {', '.join(readers)}.")
+        raise InputError(f"{file} is not exported: name a run, or a file in {', '.join(readers)}.")
     try:
         return readers[file.suffix](file, allow)
     except InputError:
@@ -46,7 +46,7 @@ def load(file: Path, allow: Sequence[str] = ()) -> tuple[Model, dict[str, Any]]:
 
 def _about(file: Path, text: str | None) -> dict[str, Any]:
     if not text:
-        raise InputError(f"{file} says nothing of its classes: name the run's directory instead.")
+        raise InputError(f"{file} does not name its classes: name the run's directory instead.")
     about: dict[str, Any] = json.loads(text)
     return about
 

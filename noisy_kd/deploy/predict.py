@@ -90,7 +90,8 @@ def _checked(model: Path, about: dict[str, Any]) -> dict[str, Any]:
     sizes = [*shape, bits or 8] if isinstance(shape, list) and len(shape) == 3 else [0]
     names = classes if isinstance(classes, list) and classes else [None]
     if not all(type(size) is int and size > 0 for size in sizes):
-        raise InputError(f"{model} says nothing of its images: input_shape={shape}, bits={bits}.")
+        text = f"{model} does not say what images it takes (input_shape={shape}, bits={bits})"
+        raise InputError(f"{text}: export it again.")
     if not all(isinstance(name, str) for name in names):
-        raise InputError(f"{model} says nothing of its classes: classes={classes}.")
+        raise InputError(f"{model} does not name its classes ({classes}): export it again.")
     return about

@@ -102,7 +102,8 @@ class Evaluation:
         parts = images.split(at_once(images, BATCH))
         logits = torch.cat([self.model(part.float() / 255) for part in parts])
         if (wrong := int((~logits.isfinite()).any(dim=1).sum())) > 0:
-            raise InputError(f"the student's logits of {wrong} images are not finite.")
+            text = f"the student's logits of {wrong} images are not finite"
+            raise InputError(f"{text}: train it again with precision=32.")
         return logits
 
     def _corrupted(self, corrupt: Corruption, strength: float, purpose: str) -> float:

@@ -109,7 +109,8 @@ def instantiate(
             "images set teacher.input.size, or three values in teacher.input.mean for RGB."
         ) from error
     if len(logits) != 2 or logits[1] != classes:
-        raise InputError(f"{target} gives {logits} for one image: logits of shape (1, {classes}).")
+        wanted = f"(1, {classes}), a logit for each class"
+        raise InputError(f"{target} returns shape {logits} for one image, not {wanted}.")
     return net.train()
 
 
@@ -118,7 +119,7 @@ def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) ->
     try:
         names = inspect.signature(make).parameters
     except (TypeError, ValueError) as error:
-        raise InputError(f"{target} is no class or function that makes a network.") from error
+        raise InputError(f"{target} is not a class or function that makes a network.") from error
     takes_any = any(p.kind is p.VAR_KEYWORD for p in names.values())
     default = {"num_classes": classes} if takes_any or "num_classes" in names else {}
     with seeded(seed), warnings.catch_warnings(action="ignore", category=FutureWarning):
@@ -128,7 +129,7 @@ def _call(target: str, classes: int, seed: int, arguments: Mapping[str, Any]) ->
             text = f"{type(error).__name__}: " * (not isinstance(error, TypeError | ValueError))
             raise InputError(f"{target} cannot be made: {text}{error}.") from error
     if not isinstance(net, nn.Module):
-        raise InputError(f"{target} makes {type(net).__name__}, which is no torch.nn.Module.")
+        raise InputError(f"{target} makes {type(net).__name__}, which is not a torch.nn.Module.")
     return net
 
 

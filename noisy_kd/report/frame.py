@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
 
 from noisy_kd import runs
+from noisy_kd.config import ADAM
 from noisy_kd.errors import InputError
 from noisy_kd.model import notation
 from noisy_kd.report.sweeps import Sweep, Value, canonical, split
@@ -51,6 +52,15 @@ NO_VIEWS: dict[str, Any] = {"data.augment": "none", "data.views": 1}
 OWN_VIEWS: dict[str, dict[str, Any]] = {"cifar10": {"data.augment": "mirror", "data.views": 2}}
 """Views of data sets, where a run names no others."""
 
+LATER: dict[str, dict[str, Any]] = {
+    "student.layers": {"student.batch_norm": "false", "student.init": "he"},
+    "teacher.max_epochs": {
+        "teacher.label_smoothing": 0.0,
+        "teacher.optimizer._target_": ADAM["_target_"],
+    },
+}
+"""Settings that results do not name at their defaults, where they have the first key."""
+
 NETWORKS = ("model@student", "model@teacher")
 """Columns that stand for the layers, which would fill a table."""
 
@@ -83,6 +93,8 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
         row = _flat(settings)
         row["data"] = row.pop("data.name")
         row = OWN_VIEWS.get(row["data"], NO_VIEWS) | row
+        for key, unnamed in LATER.items():
+            row = unnamed | row if key in row else row
         row["method"] = row.pop("method._target_").rpartition(".")[2]
         row |= {"model@student": result["student"], "model@teacher": result["teacher"]}
         if row["method"] == "two_teachers":

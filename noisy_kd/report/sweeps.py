@@ -95,7 +95,8 @@ def recorded(folder: Path, name: str) -> list[str]:
             directories.append(str(unsealed(line)["directory"]))
         except (ValueError, KeyError):  # perhaps cut off by a crash
             log.warning("%s: a line is damaged, and left out: %s", file, line[:60])
-    return list(dict.fromkeys(directories))
+    begun = [name for name in dict.fromkeys(directories) if (folder / name).is_dir()]
+    return begun  # of a sweep that was refused there is nothing
 
 
 def split(values: str) -> list[Value]:

@@ -80,7 +80,8 @@ def report(
     shown = [f"{k}={text(v[0])}" for k, v in chosen.items() if len(v) == 1 and k not in hidden]
     title = f"{sweep.name}: {sweep.title}" + (f" ({' '.join(shown)})" if shown else "")
     if table.empty:
-        return [Table(title, [], [], [f"No runs: noisy-kd train -cn {sweep.name}."])]
+        how = "-m KEY=VALUE,..." if sweep.name == sweeps.CUSTOM else f"-cn {sweep.name}"
+        return [Table(title, [], [], [f"No runs: noisy-kd train {how}."])]
     summary = frame.cells(sweep, table)
     first = _cells(title, summary, table, sweep.name != sweeps.CUSTOM)
     if missing:

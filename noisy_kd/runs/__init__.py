@@ -155,7 +155,7 @@ def load_student(directory: str | Path, allow: Sequence[str] = ()) -> nn.Module:
     result = read_result(Path(directory))
     file = Path(directory) / "student.pt"
     if result is not None and result.get("status") in ("diverged", "failed"):
-        raise InputError(f"{directory}: its training did not end well ({result['status']}).")
+        raise InputError(f"{directory}: its training {result['status']}: change its settings.")
     if result is None or not file.exists():
         raise InputError(f"{directory} holds no finished student: name a run's directory.")
     weights = read_tensors(file)
@@ -203,7 +203,7 @@ def file_digest(path: str, key: str = "") -> str:
     """Return a fingerprint of a file's content; messages begin with the key of its path."""
     where = f"{key}{'=' * bool(key)}{path}"
     if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
-        raise InputError(f"{where} cannot be read (it is no file): name a file.")
+        raise InputError(f"{where} cannot be read (it is not a file): name a file.")
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -30,7 +30,9 @@ def identity(config: Config) -> dict[str, Any]:
     settings["method"].pop("teachers", None)  # they are in "teacher"
     own = {k: v for k, v in config.callbacks.items() if k not in ("best", "progress") and v}
     own = {k: v for k, v in own.items() if not v["_target_"].startswith("noisy_kd.")}
-    settings["callbacks"] = {"best": {"patience": config.patience}} | own
+    best = config.callbacks.get("best") or {}
+    is_own = best and not best["_target_"].startswith("noisy_kd.")
+    settings["callbacks"] = {"best": best if is_own else {"patience": config.patience}} | own
     if config.data._target_ and not config.data._target_.startswith("noisy_kd."):
         settings["data"]["_target_"] = config.data._target_
     settings["precision"] = resolved_precision(config)
@@ -52,7 +54,8 @@ def overrides(settings: dict[str, Any]) -> list[str]:
         method["teachers"] = teacher.pop("layers")
     data.pop("content", None)
     teacher.pop("checkpoint", None)
-    left["callbacks"]["best.patience"] = left["callbacks"].pop("best")["patience"]
+    best = left["callbacks"].pop("best")
+    left["callbacks"] |= {f"best.{key}": value for key, value in best.items()}
     return [*chosen, *_as_overrides(left)]
 
 
@@ -82,7 +85,11 @@ def _augment(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
         settings["teacher"]["augment"] = teacher.augment
     names = {data.augment, teacher.augment if is_trained else own} - {own}
     parameters = {
-        name: {key: value for key, value in config.augment[name].items() if key != "views"}
+        name: {
+            key: value
+            for key, value in config.augment[name].items()
+            if key != "views" or value != OWN_VIEWS.get(name, {}).get(key, value)
+        }
         for name in sorted(names)
     }
     return {"augment": parameters} if names else {}

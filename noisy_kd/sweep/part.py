@@ -35,11 +35,11 @@ def prepare(groups: list[Part]) -> tuple[list[Part], dict[str, str]]:
             fail(group, error)
             failed |= dict.fromkeys(map(str, group.directories), message(error))  # forced ones too
             continue
-        for config, directory in group:
-            if config.force:  # now that nothing is known to be wrong
-                with files.locked(directory / "run.lock"):
-                    runs.remove_outputs(directory)
         ready.append(group)
+    for config, directory in (pair for group in ready for pair in group):
+        if config.force:  # now that nothing is known to be wrong
+            with files.locked(directory / "run.lock"):
+                runs.remove_outputs(directory)
     return ready, failed
 
 

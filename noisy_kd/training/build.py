@@ -75,7 +75,7 @@ def data_module(config: Config) -> ImageDataModule:
             f"data._target_={config.data._target_} cannot be made: {error}."
         ) from error
     if not isinstance(module, ImageDataModule):
-        raise InputError(f"data._target_={config.data._target_} makes no ImageDataModule.")
+        raise InputError(f"data._target_={config.data._target_} does not make an ImageDataModule.")
     module.prepare_data()
     module.setup()
     return module
@@ -91,7 +91,7 @@ def check_arguments(place: str, make: Any, given: Mapping[str, Any], also: Any =
         names = dict(inspect.signature(make).parameters)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{place}._target_: {make!r} is no class or function with arguments."
+            f"{place}._target_: {make!r} is not a class or function with arguments."
         ) from error
     names |= {} if also is None else inspect.signature(also).parameters
     for key in given:
@@ -126,7 +126,7 @@ def method(config: Config) -> Method:
             f"{config.trainer.max_epochs} to train the whole student."
         )
     if composed.hint is not None and config.trainer.strategy == "ddp":
-        raise InputError(f"method={config.method_name} does not go with trainer=ddp.")
+        raise InputError(f"method={config.method_name} needs one device: leave trainer=ddp out.")
     return composed
 
 
@@ -193,7 +193,7 @@ def _undo(scaled: nn.Module) -> Callable[[Tensor], Tensor]:
     if type(scaled) is preprocessing.Scale:
         return lambda x: x
     name = type(scaled).__name__
-    raise InputError(f"teacher.input: the preprocessing {name} cannot be undone for the teacher.")
+    raise InputError(f"teacher.input does not work with the preprocessing {name}: leave it out.")
 
 
 def optimizer(settings: Optimizer, numerics: Numerics) -> OptimizerFactory:
@@ -269,11 +269,16 @@ def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key != "_target_"}
 
 
-def callbacks(config: Config, bar: bool = True) -> list[Callback]:
-    """Return the progress bar (with ``bar``) and the callbacks that the user added."""
+def callbacks(config: Config, bar: bool = True, own: bool = True) -> list[Callback]:
+    """Return the progress bar (with ``bar``) and what the user added; ``own`` code too, or not."""
     left_out = ("best",) if bar else ("best", "progress")
     nodes = [node for name, node in config.callbacks.items() if node and name not in left_out]
-    return [locate(node["_target_"])(**arguments(node)) for node in nodes]
+    targets = [node["_target_"] for node in nodes]
+    return [
+        locate(target)(**arguments(node))
+        for node, target in zip(nodes, targets, strict=True)
+        if own or target.startswith("noisy_kd.")
+    ]
 
 
 def best_epoch(config: Config) -> BestEpoch:

@@ -32,7 +32,7 @@ from noisy_kd.training.callbacks import BestEpoch
 from noisy_kd.training.hints import hint_stage
 from noisy_kd.training.numerics import Numerics
 
-NEEDS_TWO = "BatchNorm needs mini-batches of at least two images; use more."
+NEEDS_TWO = "BatchNorm needs mini-batches of at least two images."
 USE_INSTEAD = {
     "accumulate_grad_batches": "data.batch_size",
     "precision": "precision",

@@ -277,6 +277,8 @@ class Distiller(LightningModule):
 
     def on_fit_start(self) -> None:
         self.check_noise(self.trainer)
+        if self.averaging == "swa" and (self.trainer.max_epochs or 0) < 1:
+            raise ValueError("averaging='swa' is over the last quarter of max_epochs: set them.")
         self.begin_fit(self.device)
 
     def on_fit_end(self) -> None:
@@ -289,7 +291,8 @@ class Distiller(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, z = unpack(batch)
         loss = self.loss(x, y, z, self.draws["noise"])
-        self.log("train/loss", loss.detach(), on_epoch=True, prog_bar=True, batch_size=len(y))
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True}
+        self.log("train/loss", loss.detach(), **how, batch_size=len(y))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -88,13 +88,15 @@ def fit_runs(
         checkpoints: the file of each student.
         logs: the folder of each student's curves.
         refresh: is called after every epoch in place of a progress bar.
-        is_teacher: one device, early stopping off, curves apart from the students'.
+        is_teacher: one device, early stopping off, curves apart from the students', no callbacks of
+            others.
     """
     best = BestEpoch() if is_teacher else build.best_epoch(config)
     loggers = [build.loggers(config, folder, "teacher" if is_teacher else "") for folder in logs]
     files = [folder / "metrics.csv" for folder in logs]
     resume = Resume(list(checkpoints), best, list(identities))
-    callbacks = [best, resume, RunLogs(files, loggers), *build.callbacks(config, refresh is None)]
+    more = build.callbacks(config, refresh is None, own=not is_teacher)
+    callbacks = [best, RunLogs(files, loggers), resume, *more]
     callbacks += [] if refresh is None else [Refresh(refresh)]
     trainer = build.trainer(config, max_epochs, callbacks, one_device=is_teacher)
     fit(stack, trainer, validation)

@@ -113,7 +113,7 @@ class Graphed:
                 self.replays[shapes] = held, replay
                 return {name: tensor + 0 for name, tensor in again.items()}
             kind = "compiled steps" if steps is self.compiled else "the steps"
-            log.info("A CUDA graph of %s %s.", kind, reason)
+            log.info("Without a CUDA graph: one of %s %s.", kind, reason)
         self._restore(after)
         return sums
 

@@ -50,7 +50,7 @@ class Numerics:
         in the paper's notation outside of it: that spares casts of their weights and gradients at
         each step.
         """
-        if not self.fast or type(net) is not nn.Sequential:
+        if not self.fast or type(net) is not nn.Sequential or net._forward_hooks:
             with self.autocast():
                 return logits_of(net(x.clone())).float()  # it may change its input in place
         layers = relu_after_pool(list(net))
@@ -65,7 +65,7 @@ class Numerics:
             x = x.float() if self.uses_tf32_or_amx else x
             for layer in layers[first:]:
                 x = layer(x)
-        return x.float()
+        return logits_of(x).float()
 
     @property
     def graphs(self) -> bool:

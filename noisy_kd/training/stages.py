@@ -27,7 +27,7 @@ from noisy_kd.training.logits import predict_logits, stacked_logits
 from noisy_kd.training.numerics import Numerics, choose_threads, device_name
 from noisy_kd.training.provenance import provenance, versions
 from noisy_kd.training.students import Run, TeacherOutputs, TrainedStudent, train_students
-from noisy_kd.training.teacher import TeacherTraining
+from noisy_kd.training.teacher import TeacherTraining, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,8 @@ def prepare(configs: list[Config]) -> Prepared:
         checks.check_fit(config, data, run.method, run.student, teachers)
         prepared.append(run)
     checks.check_unshared([run.student for run in prepared])
+    if first.teacher.checkpoint is not None and prepared[0].method.has_teacher:
+        load_checkpoint(teachers[0], first.teacher)
     nets = [*teachers, *(run.student for run in prepared)]
     cost = max(complexity.multiplications(net, data.input_shape) for net in nets)
     choose_threads(numerics.device, cost, first.deterministic)
@@ -130,7 +132,7 @@ _READ: dict[str, ImageDataModule] = {}
 
 def _images(config: Config) -> ImageDataModule:
     """Return the images of a run, which this process reads once."""
-    key = repr(config.data)
+    key = repr((config.data, config.augment, config.store))
     if key not in _READ:
         _READ[key] = build.data_module(config)
     if not len(_READ[key].test_images):
@@ -156,7 +158,8 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
     ]
     train, test = stacked_logits(teachers, data, Path(first.config.store), first.method)
     if not (train.isfinite().all() and test.isfinite().all()):
-        raise InputError(f"{first.config.teacher_name}: the teacher's logits are not finite.")
+        why = "the teacher's logits are not finite: check its weights and teacher.input"
+        raise InputError(f"{first.config.teacher_name}: {why}.")
     taught = TeacherOutputs(teachers, train, test)
     error, chance = validation_error(first, data, taught), 1 - 1 / len(data.classes)
     settings = first.config.teacher

@@ -100,7 +100,8 @@ def train_students(
         net = distiller.student.eval().to(numerics.device)  # Lightning leaves it on the CPU
         if config.student.batch_norm:
             net = folded(net)  # type: ignore[arg-type]
-        counts = (epochs, stack.seconds_trained, len(dataset) * epochs, stack.updates(k))
+        steps = stack.updates(k) or samples.steps * epochs
+        counts = (epochs, stack.seconds_trained, len(dataset) * epochs, steps)
         parts = (net, distiller, best, fitted.loggers[k])
         students.append(TrainedStudent(*parts, *counts, stack.diverged[k]))
     return students

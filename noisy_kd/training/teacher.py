@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from noisy_kd.config import Config
+from noisy_kd.config import Config, Teacher
 from noisy_kd.data import store
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.dataset import at_once, loader
@@ -23,6 +23,7 @@ from noisy_kd.training.callbacks.logs import close
 from noisy_kd.training.checkpoints import read_checkpoint
 from noisy_kd.training.distiller import Distiller
 from noisy_kd.training.fit import TrainingSamples, fit_runs
+from noisy_kd.training.logits import weights_digest
 from noisy_kd.training.numerics import Numerics
 from noisy_kd.training.stack import StudentStack
 
@@ -61,9 +62,7 @@ class TeacherTraining:
             TrainingError: if its loss is no longer finite.
         """
         if self.config.teacher.checkpoint is not None:
-            file, key = Path(self.config.teacher.checkpoint), self.config.teacher.checkpoint_key
-            inner = self.net.net if isinstance(self.net, TeacherInput) else self.net
-            inner.load_state_dict(read_checkpoint(file, inner, key))
+            load_checkpoint(self.net, self.config.teacher)
         elif self.config.teacher.max_epochs:
             self.net.load_state_dict(self._from_store(logs))
         return frozen(self.net).to(self.numerics.device)
@@ -90,6 +89,8 @@ class TeacherTraining:
             more["random_labels"] = self.label_noise.rate
         if views.draws:
             more |= views.decided_by(1)
+        if teacher._target_ is not None:  # whose functions give them other weights to begin with
+            more["initial"] = weights_digest(self.net)
         return {
             **training_settings(teacher),
             "layers": architecture(self.net),
@@ -149,6 +150,17 @@ class TeacherTraining:
         dataset = self.data.training_set(teacher.subset, "teacher.subset", views=views)
         samples = TrainingSamples(dataset, teacher.batch_size)
         return StudentStack([distiller], samples, self.numerics)
+
+
+def load_checkpoint(net: nn.Module, teacher: Teacher) -> None:
+    """Give a teacher the weights of its checkpoint.
+
+    Raises:
+        InputError: if they do not fit.
+    """
+    inner = net.net if isinstance(net, TeacherInput) else net
+    weights = read_checkpoint(Path(str(teacher.checkpoint)), inner, teacher.checkpoint_key)
+    inner.load_state_dict(weights)
 
 
 def frozen(net: nn.Module) -> nn.Module:

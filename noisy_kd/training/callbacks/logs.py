@@ -52,6 +52,8 @@ class RunLogs(Callback):
             return
         epoch = trainer.current_epoch + 1
         for k, metrics in enumerate(stack.metrics()):
+            if "loss" not in metrics:  # its training has ended, that of others goes on
+                continue
             shown = {name: value for name, value in metrics.items() if name != "val_errors"}
             shown["learning_rate"] = float(trainer.optimizers[k].param_groups[0]["lr"])
             with writing(self.files[k]):

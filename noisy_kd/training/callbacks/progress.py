@@ -124,7 +124,8 @@ class EpochBar(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, stack: StudentStack) -> None:  # type: ignore[override]
         metrics = stack.metrics()
-        mean = {key: sum(m.get(key, 0.0) for m in metrics) / len(metrics) for key in metrics[0]}
+        values = {key: [m[key] for m in metrics if key in m] for m in metrics for key in m}
+        mean = {key: sum(each) / len(each) for key, each in values.items()}
         self._update(trainer.current_epoch + 1, mean)
 
     def on_train_end(self, *_: object) -> None:

@@ -96,7 +96,7 @@ class Resume(Callback):
         self.best.best = [Best(**content["best"]) for content in usable]
         stack.seconds_before, done = usable[0]["seconds"], epochs.pop()
         stack.stop_if_done()
-        log.info("Going on after epoch %d.", done)
+        log.info("Resuming after epoch %d.", done)
         progress = trainer.fit_loop.epoch_progress
         for counts in (progress.current, progress.total):
             for name in vars(counts):  # ready, started, processed, completed
