@@ -354,7 +354,8 @@ def test_wrong_arguments_are_one_line(arguments, words, command):
 
 
 def test_the_list_of_sweeps_counts_what_was_recorded(command, folder):
-    sweeps.record(folder, "table1", [("never-run", [])])
+    sweeps.record(folder, "table1", [("begun", []), ("refused", [])])
+    (folder / "begun").mkdir()
     lines = command().splitlines()
     (line,) = [line for line in lines if line.strip().startswith("table1")]
     assert line.rstrip().endswith("10 of 12")

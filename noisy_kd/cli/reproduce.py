@@ -98,7 +98,7 @@ def _again(result: Result, given: list[str]) -> tuple[Path, float]:
         if done is None:
             from noisy_kd.training import stages
 
-            print(f"training {directory} (the kept run took {result['seconds']:.0f} s)", flush=True)
+            print(f"training {directory} (it took {result['seconds']:.0f} s before)", flush=True)
             (done,) = stages.run([config], [directory])
     if done["test_error"] is None:
         raise TrainingError(f"{directory}: the loss is no longer finite, and the kept run's was.")
