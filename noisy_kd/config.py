@@ -330,8 +330,8 @@ def _check_ranges(node: Any, prefix: str = "") -> None:
 def _check_method(method: dict[str, Any]) -> None:
     teachers = method.get("teachers", ["one"])
     is_list = isinstance(teachers, list) and all(isinstance(name, str) for name in teachers)
-    if not is_list or not teachers:
-        raise InputError(f"method.teachers={teachers} must be a list, for example [nin,lenet].")
+    if not is_list or not teachers or len(set(teachers)) < len(teachers):
+        raise InputError(f"method.teachers={teachers} must be a list, of different ones.")
     for key, value in method.items():
         check_range(f"method.{key}", value)
     for key, most in (("alpha", 1.0), ("sigma", None)):

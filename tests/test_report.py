@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -221,6 +222,18 @@ def test_the_baseline_of_dropout_is_no_dropout():
     assert cells["paper"].tolist() == [21.94, 22.46]
 
 
+def test_a_regulariser_that_all_runs_of_an_optimiser_have_is_no_axis():
+    """SGD with weight decay beside Adam without it: each has its own baseline."""
+    sgd = ("optimizer=sgd", "optimizer.weight_decay=5e-4")
+    runs = [
+        result(0.2 - k / 100, "data=cifar10", f"method={method}", *more)
+        for k, (method, more) in enumerate(product(("logit_regression", "hinton"), ((), sgd)))
+    ]
+    cells = summary("views", runs)
+    assert cells["is_baseline"].sum() == 2
+    assert cells["difference"].dropna().round(6).tolist() == [-2.0, -2.0]
+
+
 def test_two_teachers_are_compared_with_the_first_alone():
     runs = [
         result(error, "data=cifar10", "method=two_teachers", f"method.teachers=[{teachers}]")
@@ -256,6 +269,16 @@ def test_the_baseline_is_what_the_method_says_it_is(name):
         (run,) = [result(0.1, "data=mnist", f"method={name}", zero)]
         is_plain = build.method(config).is_logit_regression
         assert frame.frame([run])["baseline"].tolist() == [is_plain]
+
+
+def test_the_best_sigma_is_chosen_among_those_with_most_seeds():
+    errors = {("0", 1): 0.3, ("0", 2): 0.3, ("0.3", 1): 0.1, ("0.9", 1): 0.2, ("0.9", 2): 0.25}
+    runs = [
+        result(error, "data=cifar10", f"method.sigma={sigma}", f"seed={seed}")
+        for (sigma, seed), error in errors.items()
+    ]
+    best = tables.best_cells(summary("table6", runs))
+    assert best["method.sigma"].tolist() == [0.9]
 
 
 def test_table6_takes_the_best_sigma_by_the_validation_error():

@@ -193,11 +193,15 @@ def cells(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     if "logit_regression" in sweep.axes.get("method", ()):
         filled.loc[filled["baseline"], "method"] = "logit_regression"
     filled["plain"] = filled["baseline"]
+    shared = [key for key in columns if not key.startswith("method") and key not in REGULARISERS]
     for key in set(REGULARISERS) & set(columns):
-        filled["plain"] &= filled[key] == 0.0
+        usual: Any = 0.0
+        if key not in sweep.axes:  # what all runs of a cell have is nothing to compare with
+            groups = filled.groupby([*shared, "baseline"], dropna=False)[key]
+            usual = groups.transform("min")
+        filled["plain"] &= filled[key] == usual
     if "method.teachers" in sweep.axes:  # of several teachers, the first is the baseline's
         filled["plain"] &= filled["method.teachers"] == sweep.axes["method.teachers"][0]
-    shared = [key for key in columns if not key.startswith("method") and key not in REGULARISERS]
     filled = with_baseline(filled, filled["plain"], shared, ["test_error"])
     rows = []
     for _, members in filled.groupby([*(_rank(filled[key]) for key in columns), ~filled["plain"]]):

@@ -200,13 +200,18 @@ def _best(sweep: Sweep, summary: pd.DataFrame) -> Table | None:
     return Table(f"{sweep.name}: the best σ by validation error", heads, rows) if rows else None
 
 
+def _best_first(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return cells by their validation errors; those with fewer seeds behind all others."""
+    return cells.sort_values(["n", "val_error"], ascending=[False, True], kind="stable")
+
+
 def best_cells(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return each student's noisy cell of the lowest validation error.
+    """Return each student's noisy cell of the lowest validation error, of those with most seeds.
 
     With ``compression``, and ``baseline``, the error of logit regression.
     """
-    noisy = summary[summary["difference"].notna()].sort_values("val_error", kind="stable")
-    best = noisy.drop_duplicates("model@student").sort_index()
+    best = _best_first(summary[summary["difference"].notna()])
+    best = best.drop_duplicates("model@student").sort_index()
     best["compression"] = [runs["result"].iloc[0]["compression"] for runs in best["runs"]]
     plain = summary[summary["is_baseline"]].groupby("model@student")["mean"].first()
     return best.assign(baseline=best["model@student"].map(plain))
@@ -218,7 +223,7 @@ def _tuned(sweep: Sweep, summary: pd.DataFrame) -> Table | None:
     others = [key for key in settings if key not in frame.NOISE]
     tuned = all(key in TRAINING or key.startswith("optimizer.") for key in others)
     tuned = tuned and {*others} <= sweep.axes.keys()
-    best = summary.dropna(subset="val_error").sort_values("val_error", kind="stable")
+    best = _best_first(summary.dropna(subset="val_error"))
     plain = best["runs"].map(lambda members: members["baseline"].all()).astype(bool)
     if not others or not tuned or plain.nunique() < 2:
         return None

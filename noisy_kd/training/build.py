@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from noisy_kd.config import Config, Input, Network, Optimizer, Teacher, named_networks
 from noisy_kd.data import preprocessing
 from noisy_kd.data.datamodules import ImageDataModule
+from noisy_kd.data.dataset import generator_key
 from noisy_kd.data.views import Views
 from noisy_kd.errors import InputError, shown
 from noisy_kd.method import Method
@@ -325,7 +326,8 @@ def views(config: Config, augment: str, count: int | None) -> Views:
 
 
 def teacher_views(config: Config) -> Views:
-    """Return the views that a teacher is trained on: drawn ones without end."""
+    """Return the views that a teacher is trained on: drawn ones without end, not the students'."""
     count = config.augment.get(config.teacher.augment, {}).get("views", 1)
     teacher = views(config, config.teacher.augment, count)
-    return replace(teacher, count=None) if teacher.draws else teacher
+    seed = generator_key(config.teacher.seed, "teacher views")
+    return replace(teacher, count=None, seed=seed) if teacher.draws else teacher

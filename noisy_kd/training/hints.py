@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noisy_kd.data.dataset import keyed_generator
 from noisy_kd.method.method import Hint
 from noisy_kd.model.layers import initialise
 from noisy_kd.model.network import upto
@@ -61,5 +62,5 @@ def hint_stage(
     with torch.no_grad():
         own, wanted = (_as_image(copy.deepcopy(net).eval()(x)) for net in (lower, upper))
         regressor = nn.Conv2d(own.shape[1], wanted.shape[1], 1)
-    initialise(regressor, torch.Generator().manual_seed(seed))
+    initialise(regressor, keyed_generator(seed, "regressor"))
     return HintStage(upper, lower, regressor.to(device), hint.epochs)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from noisy_kd.config import Config, Teacher
 from noisy_kd.data import store
 from noisy_kd.data.datamodules import ImageDataModule
-from noisy_kd.data.dataset import at_once, loader
+from noisy_kd.data.dataset import at_once, generator_key, loader
 from noisy_kd.errors import TrainingError
 from noisy_kd.method import methods
 from noisy_kd.method.noise import RandomLabels, RandomShift
@@ -86,7 +86,7 @@ class TeacherTraining:
         teacher, data, numerics = self.config.teacher, self.data, self.numerics
         views, more = build.teacher_views(self.config), dict[str, Any]()
         if self.label_noise is not None:
-            more["random_labels"] = self.label_noise.rate
+            more["redrawn_labels"] = self.label_noise.rate
         if views.draws:
             more |= views.decided_by(1)
         if teacher._target_ is not None:  # whose functions give them other weights to begin with
@@ -138,13 +138,15 @@ class TeacherTraining:
         """The supervised training of the net on the teacher's own terms."""
         teacher = self.config.teacher
         shift = RandomShift(teacher.shift) if teacher.shift else None
-        supervised = methods.supervised(teacher.label_smoothing)
+        supervised, seed = methods.supervised(teacher.label_smoothing), teacher.seed
+        if self.label_noise is not None:  # other draws than those of a student of the same seed
+            seed = generator_key(seed, "teacher")
         distiller = Distiller(
             net,
             method=replace(supervised, labels=self.label_noise, input=shift),
             optimizer=build.optimizer(build.teacher_optimizer(teacher), self.numerics),
             schedule=teacher.schedule,
-            seed=teacher.seed,
+            seed=seed,
         )
         views = build.teacher_views(self.config)
         dataset = self.data.training_set(teacher.subset, "teacher.subset", views=views)
