@@ -161,6 +161,7 @@ def test_the_students_seed_and_the_epoch_decide_a_live_teachers_dropout():
         (("method=fitnets", "method.guided=C1", "method.hint_epochs=1"), "no hidden layer C1"),
         (("method=two_teachers", "method.teachers=[FC3]"), "3 logits"),
         (("method=two_teachers", "method.teachers=[]"), "must be a list"),
+        (("method=two_teachers", "method.teachers=[FC9-FC10,FC9-FC10]"), "of different ones"),
         (("method=two_teachers", "method.combination=mean", TEACHERS), "choose geometric_mean"),
         (("method=hinton", "method.temperature=0"), "above 0"),
         (("method=hinton", "method.temperature=abc"), "temperature=abc"),

@@ -152,6 +152,28 @@ def test_a_teachers_images_are_moved(short, digits, trained, monkeypatch):
     assert seen == [1] * steps
 
 
+def test_a_teacher_sees_other_views_than_its_students(short, digits):
+    crops = ("data.augment=crops", "data.views=30", "teacher.augment=crops")
+    config = short(*crops)
+    teachers, students = build.teacher_views(config), build.views(config, "crops", 30)
+    images = digits.images.pixels[:50]
+    for view in (1, 2, 3):
+        at = (torch.full((50,), view), torch.arange(50))
+        assert (teachers(images, *at) != students(images, *at)).any(dim=(1, 2, 3)).sum() > 25
+    other = build.teacher_views(short(*crops, "teacher.seed=1"))
+    assert other.seed != teachers.seed
+
+
+def test_the_teachers_random_labels_are_not_its_students(short, digits, float32):
+    noise = build.method(short("method=messy_collaboration")).teacher_labels
+    (net,) = build.teachers(short(), digits)
+    seeds = [
+        TeacherTraining(short(), net, "", digits, float32, labels)._stack(net).distillers[0].seed
+        for labels in (None, noise)
+    ]
+    assert seeds[0] == short().teacher.seed != seeds[1]
+
+
 @pytest.fixture
 def net():
     return network("FC5-FC10", (1, 8, 8), seed=3)
