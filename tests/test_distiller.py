@@ -31,8 +31,7 @@ from noisy_kd import (
     supervised,
     two_teachers,
 )
-from noisy_kd.data.dataset import loader
-from noisy_kd.training.distiller import unpack
+from noisy_kd.data.dataset import loader, unpack
 from noisy_kd.training.fit import TrainingSamples, fit
 from noisy_kd.training.logits import stacked_logits
 from noisy_kd.training.numerics import Numerics
@@ -348,7 +347,7 @@ def test_what_cannot_work_is_refused_clearly(images):
                 Distiller(student(), teacher()), DataLoader(TensorDataset(x))
             ),
             TypeError,
-            r"must be \(x, y\)",
+            r"must be tensors, \(x, y\)",
         ),
     ):
         with pytest.raises(error, match=words):

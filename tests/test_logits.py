@@ -37,17 +37,15 @@ def test_every_view_has_the_logits_that_the_teacher_gives_it(cifar, teacher, tmp
     assert torch.allclose(logits["test"], teacher(x), atol=1e-5)
 
 
-def test_cached_logits_are_the_same_bit_for_bit_and_computed_once(
-    cifar, teacher, tmp_path, monkeypatch
-):
+def test_cached_logits_are_the_same_bit_for_bit_and_computed_once(cifar, teacher, tmp_path):
     first = cached_logits(teacher, cifar, tmp_path / "one")
     again = cached_logits(teacher, cifar, tmp_path / "other")
     assert torch.equal(first["train"], again["train"])
-    calls = []
-    monkeypatch.setattr("noisy_kd.training.logits.predict_logits", lambda *a: calls.append(a))
+    asked = []
+    teacher.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
     cached = cached_logits(teacher, cifar, tmp_path / "one")
     assert torch.equal(first["train"], cached["train"])
-    assert not calls
+    assert asked == [2, 2, 2]  # to see that the two views and the test images are this teacher's
 
 
 def test_another_teacher_or_split_has_other_logits(cifar, teacher, tmp_path):

@@ -174,3 +174,20 @@ def loader(dataset: Dataset[Any], chunk: int, seed: int | None = None) -> DataLo
     first = getattr(dataset, "first", None)
     order = EpochOrder(len(dataset), chunk, seed, first)  # type: ignore[arg-type]
     return DataLoader(dataset, sampler=order, batch_size=None)
+
+
+def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return images, labels, and the teacher's logits (None without) of a mini-batch.
+
+    Raises:
+        TypeError: if it is neither ``(x, y)`` nor ``(x, y, z)``.
+    """
+    parts = batch if isinstance(batch, tuple | list) else ()
+    if len(parts) in (2, 3) and all(isinstance(part, Tensor) for part in parts):
+        x, y, *z = parts
+        if y.ndim != 1:
+            raise ValueError(f"labels must have the shape [B], not {list(y.shape)}.")
+        return x, y, z[0] if z else None
+    kinds = ", ".join(type(part).__name__ for part in parts)
+    found = f"{type(batch).__name__}{f' of {kinds}' if kinds else ''}"
+    raise TypeError(f"a batch must be tensors, (x, y) or (x, y, z), not a {found}.")

@@ -159,7 +159,12 @@ def cell_columns(sweep: Sweep, table: pd.DataFrame) -> list[str]:
     axes = [key for key in sweep.axes if key in table]
     hidden = {"seed", "status", "baseline", "result", *ERRORS, *axes}
     hidden |= {*NETWORKS}
-    hidden |= {key for axis in axes for key in IMPLIED.get(axis, ())}
+    hidden |= {
+        key
+        for axis in axes
+        for key in IMPLIED.get(axis, ())
+        if key in table and table.groupby(axis)[key].nunique(dropna=False).max() == 1
+    }
     more = []
     noisy = table[~table["baseline"]]
     taught = table[~table["method"].isin(runs.WITHOUT_TEACHER)]

@@ -16,10 +16,10 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from noisy_kd.data.dataset import generator_key
+from noisy_kd.data.dataset import generator_key, unpack
 from noisy_kd.method.method import Method
 from noisy_kd.method.methods import logit_regression
-from noisy_kd.model.layers import set_dropout_generator
+from noisy_kd.model.layers import has_batch_norm, set_dropout_generator
 from noisy_kd.model.network import with_active_dropout
 from noisy_kd.training.hints import HintStage
 from noisy_kd.training.numerics import Numerics
@@ -125,6 +125,8 @@ class Distiller(LightningModule):
             raise ValueError(f"averaging={averaging}: choose none, ema, swa.")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay={ema_decay}: a decay lies in [0, 1).")
+        if averaging == "swa" and has_batch_norm(self.student):
+            raise ValueError("averaging='swa' averages no statistics of BatchNorm: use 'ema'.")
         if teachers > 1 and self.method.teachers == "one":
             raise ValueError(f"{teachers} teachers need a method for several: two_teachers.")
         if self.method.hint is not None and self.hint is None:
@@ -156,7 +158,10 @@ class Distiller(LightningModule):
             with self.numerics.autocast():
                 return self.hint(x)  # type: ignore[no-any-return]
         if method.has_teacher:
-            z = self._ask(x) if z is None else z
+            if z is not None and not (z.is_floating_point() and z.ndim in (2, 3)):
+                found = f"{str(z.dtype).removeprefix('torch.')} {list(z.shape)}"
+                raise ValueError(f"the third entry of a batch must be logits [B, C], not {found}.")
+            z = self._ask(x) if z is None or self.fickle else z
             z = method.step_target(z, generator)
         self.target = z
         g = self.logits(self.student, method.step_input(x, generator))
@@ -216,14 +221,20 @@ class Distiller(LightningModule):
         set_dropout_generator(self.student, self.draws["dropout"])
 
     def check_noise(self, trainer: Trainer) -> None:
-        """Refuse noise that is to be drawn once, unless the data module draws it.
+        """Refuse noise, or a teacher's passes, that the data module draws for another Distiller.
 
         Raises:
-            ValueError: saying which data module does.
+            ValueError: saying how it has to be made.
         """
-        drawn_for = getattr(getattr(trainer, "datamodule", None), "method", None)
-        if self.method.draws_once and drawn_for != self.method:
-            raise ValueError("resample=once: train on CachedLogits(..., method=METHOD).")
+        data = getattr(trainer, "datamodule", None)
+        drawn_for = getattr(data, "method", None)
+        for name in ("draws_once", "passes"):
+            for_other = bool(getattr(drawn_for, name, False)) and drawn_for != self.method
+            if (getattr(self.method, name) and drawn_for != self.method) or for_other:
+                text = "resample=once and passes=M: train on CachedLogits(..., method=METHOD)"
+                raise ValueError(f"{text} of the same method.")
+        if self.method.draws_once and getattr(data, "seed", self.seed) != self.seed:
+            raise ValueError(f"resample=once: give CachedLogits seed={self.seed}, the Distiller's.")
 
     def begin_epoch(self, epoch: int, rank: int = 0) -> None:
         """Seed every generator by seed, purpose and epoch; each process of a mini-batch its own."""
@@ -277,9 +288,14 @@ class Distiller(LightningModule):
 
     def on_fit_start(self) -> None:
         self.check_noise(self.trainer)
+        if self.average is not None and self.trainer.ckpt_path is None:
+            self.average.n_averaged.zero_()  # of an earlier fit
         if self.averaging == "swa" and (self.trainer.max_epochs or 0) < 1:
             raise ValueError("averaging='swa' is over the last quarter of max_epochs: set them.")
         self.begin_fit(self.device)
+
+    def on_train_start(self) -> None:
+        self.begin_epoch(self.current_epoch, self.global_rank)  # also within an epoch
 
     def on_fit_end(self) -> None:
         """Let the student's dropout draw as before, on whatever device it goes to."""
@@ -309,7 +325,7 @@ class Distiller(LightningModule):
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, "test")
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the student's logits [B, C]."""
         return self.forward(batch[0] if isinstance(batch, tuple | list) else batch)
 
@@ -325,17 +341,3 @@ class Distiller(LightningModule):
             shown["agreement"] = (guess == z.argmax(dim=1)).float().mean()
         shown = {f"{stage}/{name}": value for name, value in shown.items()}
         self.log_dict(shown, batch_size=len(y), sync_dist=True, prog_bar=stage == "val")
-
-
-def unpack(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return images, labels, and the teacher's logits (None without) of a mini-batch.
-
-    Raises:
-        TypeError: if it is neither ``(x, y)`` nor ``(x, y, z)``.
-    """
-    if isinstance(batch, tuple | list) and len(batch) in (2, 3):
-        x, y, *z = batch
-        if y.ndim != 1:
-            raise ValueError(f"labels must have the shape [B], not {list(y.shape)}.")
-        return x, y, z[0] if z else None
-    raise TypeError(f"a batch must be (x, y) or (x, y, z), not {type(batch).__name__}.")

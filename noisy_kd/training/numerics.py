@@ -96,7 +96,8 @@ class Numerics:
 
     def to_channels_last(self, x: Tensor) -> Tensor:
         """Images in the memory layout that convolutions are fastest in."""
-        return x.contiguous(memory_format=torch.channels_last) if self.fast else x
+        image_like = self.fast and x.ndim == 4
+        return x.contiguous(memory_format=torch.channels_last) if image_like else x
 
     def place(self, net: Net) -> Net:
         """Weights on the device, in the layout that fits :meth:`to_channels_last`."""

@@ -20,10 +20,10 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from noisy_kd.data.dataset import keyed_generator
+from noisy_kd.data.dataset import keyed_generator, unpack
 from noisy_kd.model.layers import has_batch_norm, seeded
 from noisy_kd.model.network import draws_globally
-from noisy_kd.training.distiller import Distiller, unpack
+from noisy_kd.training.distiller import Distiller
 from noisy_kd.training.fit import TrainingSamples
 from noisy_kd.training.graphs import Graphed, Sums
 from noisy_kd.training.numerics import Numerics
@@ -128,6 +128,7 @@ class StudentStack(LightningModule):
                 self.steps[k] = Graphed(self.steps[k], distiller.student, *how)
                 for group in optimizer.param_groups:
                     group["lr"] = torch.tensor(optimizer.defaults["lr"], device=self.device)
+        self.on_train_epoch_start()  # which Lightning skips within an epoch
 
     def on_train_epoch_start(self) -> None:
         """Key every generator by seed and epoch."""
@@ -195,8 +196,8 @@ class StudentStack(LightningModule):
         if self._metrics is None:
             self._metrics = [_read(sums) for sums in self._sums]
             for k, metrics in enumerate(self._metrics):
-                if self.active[k]:
-                    self.diverged[k] = not math.isfinite(metrics.get("loss", math.nan))
+                if self.active[k] and "loss" in metrics:
+                    self.diverged[k] = not math.isfinite(metrics["loss"])
             self.stop_if_done()
         return self._metrics
 
@@ -301,12 +302,10 @@ class StudentStack(LightningModule):
     def _may_be_graphed(self, k: int) -> bool:
         """Whether student k's steps are the same work each time, without a look at the device."""
         distiller = self.distillers[k]
-        changes = (
-            distiller.hint is not None or distiller.averaging == "ema" or self.draws_globally[k]
-        )
+        changes = distiller.hint is not None or distiller.averaging == "ema"
         able = self.numerics.graphs and "capturable" in self.trainer.optimizers[k].defaults
         single = self.samples is not None and self.trainer.world_size == 1 and not self.clip
-        return able and single and not changes
+        return able and single and not (changes or self.draws_globally[k])
 
     def _compiled(self, k: int) -> Callable[..., Sums] | None:
         """Student k's steps, compiled; None where that is not possible, or would take too long."""

@@ -120,11 +120,17 @@ def prepare(configs: list[Config]) -> Prepared:
     checks.check_unshared([run.student for run in prepared])
     if first.teacher.checkpoint is not None and prepared[0].method.has_teacher:
         load_checkpoint(teachers[0], first.teacher)
-    nets = [*teachers, *(run.student for run in prepared)]
-    cost = max(complexity.multiplications(net, data.input_shape) for net in nets)
-    choose_threads(numerics.device, cost, first.deterministic)
     data.to(numerics.device)
     return Prepared(prepared, data, numerics, teachers)
+
+
+def set_up_process(prepared: Prepared) -> None:
+    """Set what is global in a process, which other runs have perhaps set for themselves."""
+    first, shape = prepared.runs[0].config, prepared.data.input_shape
+    build.numerics(first)
+    nets = [*prepared.teachers, *(run.student for run in prepared.runs)]
+    cost = max(complexity.multiplications(net, shape) for net in nets)
+    choose_threads(prepared.numerics.device, cost, first.deterministic)
 
 
 _READ: dict[str, ImageDataModule] = {}
@@ -147,6 +153,7 @@ def teacher_outputs(prepared: Prepared, logs: Path) -> TeacherOutputs | None:
         InputError: if a checkpoint does not fit.
         TrainingError: if a teacher's loss is no longer finite.
     """
+    set_up_process(prepared)
     first, data, numerics = prepared.runs[0], prepared.data, prepared.numerics
     if not first.method.has_teacher:
         return None

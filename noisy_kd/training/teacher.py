@@ -12,6 +12,7 @@ from noisy_kd.config import Config, Teacher
 from noisy_kd.data import store
 from noisy_kd.data.datamodules import ImageDataModule
 from noisy_kd.data.dataset import at_once, generator_key, loader
+from noisy_kd.data.preprocessing import kind_of
 from noisy_kd.errors import TrainingError
 from noisy_kd.method import methods
 from noisy_kd.method.noise import RandomLabels, RandomShift
@@ -90,7 +91,10 @@ class TeacherTraining:
         if views.draws:
             more |= views.decided_by(1)
         if teacher._target_ is not None:  # whose functions give them other weights to begin with
-            more["initial"] = weights_digest(self.net)
+            more |= {"_target_": teacher._target_, "initial": weights_digest(self.net)}
+        if not self.config.data._target_.startswith("noisy_kd."):  # with a split of its own
+            prepared = [tensor.tolist() for tensor in data.preprocessing.state_dict().values()]
+            more["prepared"] = [kind_of(data.preprocessing), prepared, data.train_rows.tolist()]
         return {
             **training_settings(teacher),
             "layers": architecture(self.net),
