@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from noisy_kd import (
     BestEpoch,
+    CachedLogits,
     CIFAR10DataModule,
     DigitsDataModule,
     Distiller,
@@ -142,6 +143,67 @@ def test_it_logs_loss_error_and_agreement_and_the_error_is_that_of_the_whole_set
     assert scores["val/error"] == pytest.approx(float((guess != y).float().mean()))
     assert scores["val/agreement"] == pytest.approx(float((guess == taught).float().mean()))
     assert torch.cat(trainer.predict(distiller, batches)).shape == (180, 10)
+
+
+def test_a_fickle_teacher_is_asked_though_batches_bring_its_clean_logits(images):
+    x, y = images.training_set()[torch.arange(64)]
+    net = teacher()
+    distiller = Distiller(student(), net, fickle_teacher(0.5))
+    distiller.loss(x, y, net.eval()(x).detach())
+    assert not torch.allclose(distiller.target, net(x))
+
+
+@pytest.mark.parametrize("z", [torch.arange(16), torch.rand(16)], ids=["numbers", "a column"])
+def test_a_third_entry_that_is_no_logits_is_refused(z, images):
+    x, y = images.training_set()[torch.arange(16)]
+    with pytest.raises(ValueError, match="third entry of a batch must be logits"):
+        Distiller(student(), teacher()).loss(x, y, z)
+
+
+@pytest.mark.parametrize(
+    "drawn, trained",
+    [
+        ((noisy_teacher(0.5, 0.9, resample="once"), 1), (noisy_teacher(0.5, 0.9), 1)),
+        (
+            (noisy_teacher(0.5, 0.9, resample="once"), 0),
+            (noisy_teacher(0.5, 0.9, resample="once"), 1),
+        ),
+        ((None, 0), (fickle_teacher(0.3, passes=2), 0)),
+    ],
+    ids=["twice", "another seed", "no passes"],
+)
+def test_noise_that_was_drawn_for_another_is_refused(drawn, trained, images, tmp_path):
+    (method, seed), (own, own_seed) = drawn, trained
+    cached = CachedLogits(images, teacher(), tmp_path, method=method, seed=seed)
+    with pytest.raises(ValueError, match="CachedLogits"):
+        L.Trainer(max_epochs=1, **QUIET).fit(
+            Distiller(student(), method=own, seed=own_seed), cached
+        )
+
+
+def test_the_noise_within_an_epoch_is_the_seeds_after_a_resume(images, tmp_path):
+    seeds = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, module, *_):
+            seeds.append((module.epoch, module.draws["noise"].initial_seed()))
+
+    save = ModelCheckpoint(tmp_path, every_n_train_steps=7, save_top_k=-1)
+    settings = QUIET | {"enable_checkpointing": True}
+    net = Distiller(student(), teacher(), noisy_teacher(0.5, 0.9), seed=3)
+    L.Trainer(max_epochs=2, callbacks=[save, Watch()], **settings).fit(net, images)
+    (file,) = tmp_path.glob("*step=7.ckpt")
+    whole, seeds[:] = list(seeds), []
+    net = Distiller(student(), teacher(), noisy_teacher(0.5, 0.9), seed=3)
+    L.Trainer(max_epochs=2, callbacks=[Watch()], **settings).fit(net, images, ckpt_path=file)
+    assert seeds and set(seeds) == {whole[-1]}
+
+
+def test_a_second_fit_has_an_average_of_its_own(images):
+    net = Distiller(student(), teacher(), averaging="swa")
+    for _ in range(2):
+        L.Trainer(max_epochs=4, **QUIET).fit(net, images)
+        assert int(net.average.n_averaged) == 1
 
 
 def test_the_loss_of_an_epoch_is_logged_under_its_name(images, tmp_path):
