@@ -287,7 +287,7 @@ def _check_networks(config: Config) -> None:
         raise InputError("teacher.checkpoint holds one teacher: leave it out with several.")
     for key in Student.__annotations__ if student.layers is None else ():
         if (value := getattr(student, key)) != getattr(Student, key):
-            raise InputError(f"student.{key}={shown(value)} needs student.layers: leave it out.")
+            raise InputError(f"student.{key}={shown(value)} works in the paper's notation only.")
     if student.layers is not None and student.dropout:
         notation.with_dropout(notation.parse(student.layers), student.dropout)
 

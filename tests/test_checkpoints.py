@@ -67,6 +67,27 @@ def test_weights_are_found_wherever_they_are_saved(reads, net, key, prefix):
     assert reads(content | {"epoch": 199, "optimizer": {"state": {}}, "acc": 93.1})
 
 
+def test_averaged_weights_are_weights_too(reads, net):
+    from torch.optim.swa_utils import AveragedModel
+
+    averaged = AveragedModel(net).state_dict()
+    assert reads(averaged)
+    others = Wide(seed=5).state_dict()
+    with pytest.raises(InputError, match="ema"):
+        reads({"model": others, "ema": averaged})
+    assert reads({"model": others, "ema": averaged}, key="ema")
+
+
+def test_a_deeper_network_in_a_row_of_names_is_refused(tmp_path):
+    def row(depth):
+        layers = [(f"conv{k}", nn.Conv2d(1, 1, 3, padding=1)) for k in range(depth)]
+        return nn.Sequential(OrderedDict([*layers, ("flat", nn.Flatten())]))
+
+    torch.save(row(4).state_dict(), tmp_path / "t.pt")
+    with pytest.raises(InputError, match=r"the file has conv2\.weight, which"):
+        read_checkpoint(tmp_path / "t.pt", row(2))
+
+
 def test_wrappers_inside_names_are_ignored(reads, net):
     inner = {
         name.replace("block1.", "block1._orig_mod."): v for name, v in net.state_dict().items()

@@ -327,6 +327,20 @@ def test_describe_shows_what_would_be_done(command, tmp_path):
         assert len(bad.stderr.strip().splitlines()) == 1
 
 
+def test_describe_counts_the_samples_of_a_folder(command, tmp_path):
+    import shutil
+
+    from image_files import write_folder
+
+    images = write_folder(tmp_path / "images")
+    shutil.copytree(images / "train", images / "val")
+    shutil.copytree(images / "train" / "cat", images / "unlabelled")
+    size = ["data.size=16", "student.layers=FC3", "teacher.layers=FC4-FC3"]
+    shown = command("describe", "data=folder", f"data.root={images}", *size).stdout
+    assert "of 18 samples" in shown  # the teacher's
+    assert "of 24 samples" in shown  # 6 without a label more
+
+
 def test_describe_opens_the_checkpoint(command, tmp_path):
     net = noisy_kd.network("FC20-FC10", (1, 8, 8))
     torch.save(net.state_dict(), tmp_path / "t.pt")

@@ -49,6 +49,20 @@ def test_everything_is_measured_and_kept(finished):
     assert evaluate(finished[0], ["pgd"], limit=100, again=True)["pgd"] == found["pgd"]
 
 
+def test_a_part_of_the_images_has_all_classes(finished, monkeypatch):
+    """Images in folders lie in the order of their classes."""
+    from noisy_kd.evaluation import evaluate as evaluating
+
+    seen = []
+    whole = evaluating.Evaluation
+    monkeypatch.setattr(
+        evaluating, "Evaluation", lambda model, x, y: seen.append(y) or whole(model, x, y)
+    )
+    evaluate(finished[0], ["clean"], limit=40)
+    assert len(seen[0]) == 40
+    assert len(seen[0].unique()) == 10
+
+
 def test_the_clean_error_is_that_of_the_result(finished):
     found = evaluate(finished[1], ["clean"])
     result = read_result(finished[1])

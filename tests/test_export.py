@@ -133,6 +133,17 @@ def test_the_check_sees_a_difference(finished, tmp_path, monkeypatch):
     assert facts["exported"]["largest_difference"] == pytest.approx(0.5, abs=1e-4)
 
 
+def test_a_student_is_exported_though_its_teacher_cannot_be_made(finished, tmp_path, monkeypatch):
+    def moved(*_):
+        raise InputError("own.make cannot be made: there is no weights.pth")
+
+    monkeypatch.setattr(exporting, "untrained_teacher", moved)
+    facts = export(finished, "safetensors", output=tmp_path / "student.safetensors")
+    assert facts["exported"]["errors"] == facts["original_errors"]
+    assert (tmp_path / "student.safetensors.md").exists()
+    assert not any("teacher" in name for name in facts["latency"])
+
+
 def test_a_student_in_one_line(finished):
     student = noisy_kd.load_student(finished)
     assert isinstance(student, torch.nn.Module)

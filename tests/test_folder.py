@@ -24,7 +24,7 @@ from PIL import Image, PngImagePlugin
 from noisy_kd import ImageFolderDataModule
 from noisy_kd.data import decode as decoding
 from noisy_kd.data import folder
-from noisy_kd.data.decode import Pixels, decode, inspect
+from noisy_kd.data.decode import Pixels, decode, images_in, inspect
 from noisy_kd.errors import InputError
 from noisy_kd.training.stages import run
 
@@ -135,6 +135,46 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation):
     stored.save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(decode(tmp_path / "a.png", COLOUR), np.asarray(image))
     assert inspect(tmp_path / "a.png").size == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_tiffs_are_as_they_are_displayed(tmp_path, mode, compression, orientation):
+    upright = Image.fromarray(pixels(channels=1)[..., 0]).convert(mode)
+    if mode == "I;16":
+        upright = Image.fromarray(pixels(channels=1)[..., 0].astype(np.uint16) * 257)
+    upright.save(tmp_path / "upright.tif")
+    values = np.asarray(upright)
+    turn = {  # from what is displayed to what is stored
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }
+    stored = np.ascontiguousarray(turn.get(orientation, lambda a: a)(values))
+    image = Image.frombytes(mode, stored.shape[1::-1], stored.tobytes())
+    image.save(tmp_path / "a.tif", compression=compression, tiffinfo={274: orientation})
+    wanted = Pixels(None, 1 if mode in ("L", "I;16") else 3)
+    turned, plain = (decode(tmp_path / name, wanted) for name in ("a.tif", "upright.tif"))
+    assert inspect(tmp_path / "a.tif").size == (20, 30)
+    assert np.array_equal(turned, plain)
+
+
+def test_opacity_and_floats_do_not_decide_how_16_bits_are_scaled(tmp_path):
+    deep = np.full((4, 4, 4), 65535, np.uint16)
+    deep[..., :3] = 1023
+    file = write_png16(tmp_path / "a.png", deep)
+    assert inspect(file).bits == 10
+    assert (decode(file, Pixels(None, 3)) == 255).all()
+    assert (decode(file, Pixels(None, 3, bits=12)) == 64).all()
+    Image.fromarray(np.full((4, 4), 0.01, np.float32)).save(tmp_path / "f.tif")
+    assert inspect(tmp_path / "f.tif").bits == 16
+    assert (decode(tmp_path / "f.tif", GREY) == 3).all()
+    assert (decode(tmp_path / "f.tif", Pixels(None, 1, bits=12)) == 3).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBA", "LA"])
@@ -292,9 +332,19 @@ def test_images_beside_the_class_folders_are_named(tmp_path, module, caplog):
     caplog.set_level("INFO")
     write(tmp_path)
     write(tmp_path, classes=(".",), count=3, part="val")
+    Image.fromarray(pixels()).save(tmp_path / "a.png")
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "extra" / "a.png")
     data = module(val_size=4)
     assert len(data.val_rows) == 4
-    assert "files ignored: 3 images in val, but in no class folder" in caplog.text
+    assert "1 images in extra, beside train, 3 images in val, but in no class folder" in caplog.text
+
+
+def test_what_is_no_image_of_a_folder_is_not_predicted(tmp_path):
+    for name in ("a.png", ".a.png", "__MACOSX/b.png", "dir.png/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels()).save(tmp_path / name)
+    assert [file.name for file in images_in(tmp_path)] == ["a.png", "c.png"]
 
 
 def test_images_of_several_sizes_are_named_with_what_to_type(tmp_path, module):
@@ -404,11 +454,11 @@ def test_folders_without_images_or_classes_are_refused(tmp_path, module):
     with pytest.raises(InputError, match=r"no images of the class dog \(1 \.txt found"):
         module()
     (tmp_path / "train").rename(tmp_path / "test")
-    with pytest.raises(InputError, match="no folder train"):
+    with pytest.raises(InputError, match="but no train: make it"):
         module()
 
 
-@pytest.mark.parametrize("size", [0, -3, [1, 2, 3], [0, 4], 2.5, "big", True])
+@pytest.mark.parametrize("size", [0, -3, [1, 2, 3], [16], [], [0, 4], 2.5, "big", True])
 def test_a_wrong_size_is_refused(tmp_path, size):
     with pytest.raises(InputError, match=r"data\.size="):
         ImageFolderDataModule(tmp_path, size=size)

@@ -23,6 +23,7 @@ from noisy_kd.method.methods import logit_regression
 from noisy_kd.model import complexity
 from noisy_kd.model.network import (
     architecture,
+    from_settings,
     instantiate,
     logits_of,
     network,
@@ -77,7 +78,7 @@ def test_its_arguments_are_settings(short, tmp_path):
     [
         ({"depth": 3}, "own_nets.Small .*depth"),
         ({"width": "many"}, "own_nets.Small cannot be made"),
-        ({"num_classes": 7}, r"not \(1, 10\), a logit"),
+        ({"num_classes": 7}, r"not \(1, 10\)"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, why):
@@ -91,7 +92,7 @@ def test_wrong_arguments_are_refused(arguments, why):
         ("own_nets.Large", "cannot be imported"),
         ("no_such.thing", "cannot be imported"),
         ("own_nets.SHAPELESS", "not a class or function"),
-        ("own_nets.wrong", r"not \(1, 10\), a logit"),
+        ("own_nets.wrong", r"not \(1, 10\)"),
         ("own_nets.nothing", r"not a torch\.nn\.Module"),
         (
             "torchvision.models.resnet18",
@@ -448,3 +449,11 @@ def test_future_warnings_of_a_network_are_not_shown(tmp_path, monkeypatch, recwa
     monkeypatch.syspath_prepend(tmp_path)
     assert instantiate("warning_net.net", (1, 8, 8), 10)
     assert not recwarn.list
+
+
+def test_a_finished_student_fetches_no_weights(monkeypatch):
+    """They are in its run."""
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("asked"))
+    settings = {"_target_": "torchvision.models.resnet18", "weights": "IMAGENET1K_V1"}
+    net = from_settings(settings, "", (3, 32, 32), 10)
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

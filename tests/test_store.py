@@ -127,7 +127,7 @@ def test_the_command_line_lists_and_cleans(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
     done = command("store", "list", "--store", tmp_path / "nowhere")
     assert done.code == 2
-    assert "there is no folder" in done.stderr
+    assert "no such folder" in done.stderr
 
 
 def test_cleaning_spares_entries_in_the_making_and_removes_damaged_ones(tmp_path):

@@ -55,13 +55,15 @@ def describe(config: Config, directory: Path, console: Console) -> None:
 
     if config.data.name in OFFICIAL:
         count, test, shape, classes = OFFICIAL[config.data.name]
+        trained_on = count - (count // 10 if config.data.val_size is None else config.data.val_size)
+        check_range("data.val_size", count - trained_on, below=count)
+        unlabelled = 0
     else:
         data = build.data_module(config)
-        count, test = len(data.train_rows) + len(data.val_rows), len(data.test_images)
+        count, test = len(data.images), len(data.test_images)
         shape, classes = data.input_shape, len(data.classes)
-    trained_on = count - (count // 10 if config.data.val_size is None else config.data.val_size)
+        trained_on, unlabelled = len(data.train_rows), len(data.unlabelled_rows)
     teacher, views = config.teacher, build.views(config, config.data.augment, config.data.views)
-    check_range("data.val_size", count - trained_on, below=count)
     for key, subset in (("teacher.subset", teacher.subset), ("data.subset", config.data.subset)):
         check_range(key, subset or classes, least=classes, most=trained_on)
     checks.check_settings(config)
@@ -79,7 +81,8 @@ def describe(config: Config, directory: Path, console: Console) -> None:
         weights = read_checkpoint(Path(teacher.checkpoint), teacher_net, teacher.checkpoint_key)
         values = sum(tensor.numel() for tensor in weights.values())
         taught = f"{teacher.checkpoint} fits: {len(weights)} tensors, {values:,} values"
-    samples = views.per_epoch * (config.data.subset or trained_on)
+    more = 0 if build.method(config).needs_labels else unlabelled
+    samples = views.per_epoch * ((config.data.subset or trained_on) + more)
     images = (count + test) * math.prod(shape)
     logits = 4 * (count * (views.count or 1) + test) * classes
     weights_kept = WEIGHTS_KEPT * complexity.size_in_bytes(student_net)

@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="noisy-kd evaluate", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="finished runs")
     parser.add_argument("--on", default=",".join(KINDS), help=f"some of {','.join(KINDS)} (all)")
-    parser.add_argument("--limit", type=int, help="use the first LIMIT test images")
+    parser.add_argument("--limit", type=int, help="use so many test images, of all classes")
     parser.add_argument("--again", action="store_true", help="measure again what is there already")
     add_allow(parser)
     options = parser.parse_args()

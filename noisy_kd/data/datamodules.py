@@ -326,7 +326,8 @@ class ImageFolderDataModule(ImageDataModule):
         super().__init__(root, **common)
         sides = list(size) if isinstance(size, Sequence) else [] if size is None else [size]
         whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
-        if not whole or any(side < 1 for side in sides) or len(sides) > 2:
+        count = 2 if isinstance(size, Sequence) else len(sides)
+        if not whole or any(side < 1 for side in sides) or len(sides) != count:
             raise InputError(f"data.size={size} must be a number of pixels, or [HEIGHT, WIDTH].")
         if on_error not in ("fail", "skip"):
             raise InputError(f"data.on_error={on_error} must be fail or skip.")

@@ -25,6 +25,7 @@ from noisy_kd.errors import InputError
 Array = np.ndarray[Any, Any]
 
 MANY = 1000  # files, for which processes are started
+IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
 NOT_IMAGES = {"EPS", "WMF", "GRIB", "HDF5", "BUFR", "MPEG"}
 """Formats of Pillow that run other programs, or are no images."""
 
@@ -72,7 +73,13 @@ def images_in(path: Path) -> list[Path]:
         InputError: if there are none.
     """
     known = endings()
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in known
+        and file.is_file()
+        and not any(part[0] == "." or part in IGNORED for part in file.relative_to(path).parts)
+    )
     if path.is_dir() and not files:
         raise InputError(f"{path} holds no images.")
     return files if path.is_dir() else [path]
@@ -87,6 +94,8 @@ def inspect(file: Path) -> Header:
     with _opened(file) as image:
         remarks = []
         width, height = image.size
+        if image.format == "TIFF":  # whose size Pillow may have turned already
+            width, height = (image.tag_v2[tag] for tag in (256, 257))  # type: ignore[attr-defined]
         orientation = image.getexif().get(0x0112, 1)
         if orientation > 1:
             remarks.append("turned as its EXIF orientation says")
@@ -94,7 +103,7 @@ def inspect(file: Path) -> Header:
             remarks.append("transparency composited on white")
         bits = None
         if (deep := _deep(file, image)) is not None:
-            bits = next(n for n in BITS if int(deep.max()) < 2**n)
+            bits = _bits(image, deep)
             remarks.append("16 bits scaled to 8")
         size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
         return Header(size, _is_grey(image), bits, tuple(remarks))
@@ -112,7 +121,9 @@ def decode(file: Path, pixels: Pixels) -> Array:
         if pixels.size is not None:  # JPEG decodes at 1/2, 1/4 or 1/8 of the size for less work
             image.draft(None, (2 * max(pixels.size), 2 * max(pixels.size)))
         if (deep := _deep(file, image)) is not None:
-            scaled = _scaled_to_8_bits(file, deep, pixels.bits)
+            is_float = image.mode == "F"  # from 0 to 1, whatever the others are
+            bits = _bits(image, deep) if is_float or pixels.bits is None else pixels.bits
+            scaled = _scaled_to_8_bits(file, deep, bits)
             scaled.getexif().update(image.getexif())  # with its orientation
             image = scaled
         image.load()
@@ -135,10 +146,11 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     if file.exists() and not file.is_file() and not file.is_dir():  # reading might never end
         raise InputError(f"{file} cannot be read as an image (it is not a file).")
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image = Image.open(file, formats=formats)
-        with image:
-            yield image
+        with file.open("rb") as content:  # given a path, Pillow maps some turned TIFFs wrongly
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                image = Image.open(content, formats=formats)
+            with image:
+                yield image
     except InputError:
         raise
     except Exception as error:  # Pillow raises many types for damaged files
@@ -196,15 +208,28 @@ def _png_bit_depth(file: Path) -> int:
         return content.read(25)[24]
 
 
-def _scaled_to_8_bits(file: Path, deep: Array, bits: int | None) -> Image.Image:
-    largest = int(deep.max())
-    bits = bits or next(n for n in BITS if largest < 2**n)
+def _bits(image: Image.Image, deep: Array) -> int:
+    """Return the fewest bits that hold all values."""
+    largest = int(_colours(deep).max())
+    return 16 if image.mode == "F" else next(n for n in BITS if largest < 2**n)
+
+
+def _colours(deep: Array) -> Array:
+    """Return pixels without their opacity, which uses all 16 bits."""
+    return deep[..., :-1] if deep.ndim == 3 and deep.shape[2] in (2, 4) else deep
+
+
+def _scaled_to_8_bits(file: Path, deep: Array, bits: int) -> Image.Image:
+    largest = int(_colours(deep).max())
     if largest >= 2**bits:
         raise InputError(
             f"{file} has pixels up to {largest}, but the student was trained on {bits} bits: scale "
             "it to them."
         )
-    values = (deep.astype(np.float32) * (255 / (2**bits - 1))).round().astype(np.uint8)
+    values = (deep.astype(np.float32) * (255 / (2**bits - 1))).round()
+    if (count := _colours(deep).shape[-1]) < deep.shape[-1]:
+        values[..., count:] = (deep[..., count:] / 257).round()
+    values = values.astype(np.uint8)
     return Image.fromarray(values.squeeze(-1) if values.shape[2:] == (1,) else values)
 
 

@@ -25,7 +25,7 @@ import torch
 
 from noisy_kd.data import store as stores
 from noisy_kd.data.dataset import keyed_generator
-from noisy_kd.data.decode import Header, Pixels, decode, endings, in_parallel, inspect
+from noisy_kd.data.decode import IGNORED, Header, Pixels, decode, endings, in_parallel, inspect
 from noisy_kd.data.files import read_json, write_json
 from noisy_kd.data.sources import Images, Source, stratified
 from noisy_kd.errors import InputError
@@ -38,8 +38,7 @@ ALIASES = {
     **{"unlabelled": "unlabelled", "unlabeled": "unlabelled"},
 }
 PARTS = ("train", "val", "unlabelled", "test")
-IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
-DECODER = 3  # raise it when a change here or in decode.py alters pixels, facts or fingerprints
+DECODER = 4  # raise it when a change here or in decode.py alters pixels, facts or fingerprints
 SHOWN = 10  # broken files that a message names
 TEST_SHARE = 5  # a fifth is the test set where the folder has none
 
@@ -121,8 +120,7 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
             raise InputError(f"data.root={root} has both {parts[part].name} and {name}: join them.")
         parts |= {part: path} if part else {}
     if "train" not in parts and {"val", "test"} & parts.keys():
-        text = f"data.root={root} has {', '.join(folders)}, but no folder train"
-        raise InputError(f"{text}: make one with a folder for each class.")
+        raise InputError(f"data.root={root} has {', '.join(folders)}, but no train: make it.")
     files: list[File] = []
     others: Counter[str] = Counter()
     for part in PARTS:
@@ -144,6 +142,9 @@ def list_files(root: Path, with_remarks: bool = False) -> list[File]:
             hint = f" ({found} found, which are no images)" if found else ""
             why = f"no images of {_some(empty)}{hint}; every folder of a class needs some"
             raise InputError(f"data.root={root}: {why}.")
+    for name, path in folders.items() if "train" in parts else ():
+        if name.lower() not in ALIASES and (count := len([*_images(path, others)])):
+            others[f"images in {name}, beside train"] = count
     for folder in {root, *(path for part, path in parts.items() if part != "unlabelled")}:
         loose = sum(p.is_file() and p.suffix.lower() in endings() for p in _entries(folder))
         others.update({f"images in {folder.name}, but in no class folder": loose} if loose else {})
@@ -237,8 +238,8 @@ def _decoded(
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     labels = torch.tensor([index[file.label] for file in files])
     counts = {part: sum(file.part == part for file in files) for part in PARTS}
-    facts = {"classes": classes, "counts": counts, "bits": wanted.bits}
-    facts["remarks"] = _remarks(headers, pixels)
+    remarks = _remarks(headers, pixels)
+    facts = {"classes": classes, "counts": counts, "bits": wanted.bits, "remarks": remarks}
     return {"tensors": {"pixels": torch.from_numpy(pixels), "labels": labels}, "facts": facts}
 
 

@@ -8,13 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import resize
 
 from noisy_kd import runs
 from noisy_kd.data import datamodules
+from noisy_kd.data.dataset import keyed_generator
 from noisy_kd.data.files import write_json, writing
+from noisy_kd.data.sources import stratified
 from noisy_kd.errors import InputError
 from noisy_kd.evaluation.robustness import Evaluation, classifier
 from noisy_kd.training.finished import load_data, teacher_test_logits
@@ -40,7 +43,7 @@ def evaluate(
     Args:
         directory: of the run.
         kinds: of :data:`noisy_kd.evaluation.KINDS`.
-        limit: only the first so many test images; the file is then ``evaluation-LIMIT.json``.
+        limit: only so many test images, of all classes; the file is then ``evaluation-LIMIT.json``.
         again: compute also what the file holds already.
         allow: as in :func:`noisy_kd.load_student`.
 
@@ -63,14 +66,17 @@ def evaluate(
     data = load_data(directory, allow)
     if not todo:
         return evaluated
-    images, labels = data.test_images.pixels[:limit], data.test_images.labels[:limit]
+    labels, rows = data.test_images.labels, torch.arange(len(data.test_images))
+    if limit is not None and limit < len(labels):
+        rows, _ = stratified(labels, limit, keyed_generator(0, "limit"))
+    images, labels = data.test_images.pixels[rows], labels[rows]
     evaluation = Evaluation(classifier(data.preprocessing, net), images, labels)
     inputs: dict[str, list[Any]] = {}
     if "clean" in todo:
         taught = teacher_test_logits(directory)
         if taught is None and result.get("teacher_test_errors") is not None:
             print(f"{directory}: no agreement, the run kept no logits of its teacher (force=true)")
-        inputs["clean"] = [None if taught is None else taught[:limit]]
+        inputs["clean"] = [None if taught is None else taught[rows]]
     if "ood" in todo:
         inputs["ood"] = [other_images(data)]
     for kind in todo:

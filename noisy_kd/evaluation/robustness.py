@@ -110,7 +110,7 @@ class Evaluation:
         return self._accuracy(lambda x, _, s, draws: corrupt(x, s, draws), strength, purpose)
 
     def _attacked(self, attack: Callable[..., Tensor]) -> dict[str, Any]:
-        epsilons = EPSILONS[self.images.shape[1]]
+        epsilons = EPSILONS.get(self.images.shape[1], EPSILONS[3])
         return {f"{e:.4g}": self._accuracy(attack, e, "attack") for e in epsilons}
 
     def _accuracy(self, change: Callable[..., Tensor], strength: float, purpose: str) -> float:

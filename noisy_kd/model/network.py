@@ -109,8 +109,7 @@ def instantiate(
             "images set teacher.input.size, or three values in teacher.input.mean for RGB."
         ) from error
     if len(logits) != 2 or logits[1] != classes:
-        wanted = f"(1, {classes}), a logit for each class"
-        raise InputError(f"{target} returns shape {logits} for one image, not {wanted}.")
+        raise InputError(f"{target} returns shape {logits} for one image, not (1, {classes}).")
     return net.train()
 
 
@@ -171,7 +170,10 @@ def from_settings(
     if "_target_" not in settings:
         return network(layers, input_shape, classes)
     check_allowed(settings["_target_"], nn.Module, allow)
-    own = {key: value for key, value in settings.items() if key not in ("_target_", "dropout")}
+    left_out = {"_target_", "dropout"}
+    if settings["_target_"].startswith(("torchvision.", "timm.")):
+        left_out |= {"weights", "pretrained"}  # which would be fetched, to be replaced
+    own = {key: value for key, value in settings.items() if key not in left_out}
     with nullcontext() if allow else weights_only():
         return instantiate(settings["_target_"], input_shape, classes, arguments=own)
 
@@ -195,14 +197,13 @@ def architecture(net: nn.Module) -> str:
 def _own_values(net: nn.Module) -> str:
     """Return plain values and functions of modules that are not torch's: they may decide logits."""
     plain = (int, float, str, bool, FunctionType, BuiltinFunctionType, type)
-    values = [
+    return "".join(
         f" {name}.{key}={getattr(value, '__qualname__', value)}"
         for name, module in net.named_modules()
         if not type(module).__module__.startswith(("torch.nn.", "noisy_kd."))
         for key, value in sorted(vars(module).items())
         if not key.startswith("_") and key != "training" and isinstance(value, plain)
-    ]
-    return "".join(values)
+    )
 
 
 def notation_of(net: nn.Module) -> str:
@@ -211,9 +212,9 @@ def notation_of(net: nn.Module) -> str:
     Raises:
         ValueError: for a module that the notation has no word for.
     """
-    modules = net if type(net) is nn.Sequential else [net]
-    layers = [_layer(m) for m in modules if not isinstance(m, nn.ReLU | nn.Flatten)]
-    if type(net) is not nn.Sequential or None in layers:
+    modules = net if type(net) is nn.Sequential else [nn.Identity()]
+    layers = [_layer(m) for m in modules if type(m) not in (nn.ReLU, nn.Flatten)]
+    if None in layers:
         raise ValueError(f"the notation has no word for {net}")
     return nt.notation(tuple(filter(None, layers)))
 
@@ -322,10 +323,8 @@ def _pass(module: nn.Module, x: Tensor, where: str, input_shape: tuple[int, int,
             raise RuntimeError("the window is larger than its input")
         out: Tensor = module(x)
     except RuntimeError as error:
-        image, seen = _size(input_shape), _size(x.shape[2:])
-        raise InputError(
-            f"{where} does not fit images of {image}: it would see only {seen}."
-        ) from error
+        sizes = f"images of {_size(input_shape)}: it would see only {_size(x.shape[2:])}"
+        raise InputError(f"{where} does not fit {sizes}.") from error
     return out
 
 
@@ -334,12 +333,15 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _layer(module: nn.Module) -> nt.Layer | None:
+    odd = ("groups", "dilation=(", "padding_mode", "bias=False", "ceil_mode=False")
+    if type(module) not in OWN_LAYERS or any(text in str(module) for text in odd):
+        return None
     match module:
-        case nn.Conv2d(kernel_size=(kernel, _), stride=(stride, _), padding=(int(padding), _)):
-            return nt.Conv(kernel, stride, padding, module.out_channels)
-        case nn.MaxPool2d(kernel_size=int(window), stride=int(stride)):
+        case nn.Conv2d(kernel_size=(k, a), stride=(s, b), padding=(int(p), c)) if a == k:
+            return nt.Conv(k, s, p, module.out_channels) if (b, c) == (s, p) else None
+        case nn.MaxPool2d(kernel_size=int(window), stride=int(stride), padding=0):
             return nt.Pool("MP", window, stride)
-        case nn.AvgPool2d(kernel_size=int(window), stride=int(stride)):
+        case nn.AvgPool2d(kernel_size=int(window), stride=int(stride), padding=0):
             return nt.Pool("AP", window, stride)
         case nn.Linear():
             return nt.Full(module.out_features)

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 """What DataParallel, DDP and torch.compile add to names."""
 
-COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
-"""Last parts of names that may be missing or left over: BatchNorm's counters, profilers' results"""
+COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
+"""Last parts of names that may be missing or left over: counters, and profilers' results."""
 
 EXPECTED = "safetensors, or weights saved by torch.save(net.state_dict(), FILE)"
 OTHER_CLASSES = (
@@ -256,7 +256,10 @@ def _left_over(given: Mapping[str, Tensor], prefix: str, net: nn.Module) -> list
 
     Beside a network in the paper's notation, with numbers for names, a file may hold others.
     """
-    pattern = re.escape(prefix) + (r"\d+\." if type(net) is nn.Sequential else "")
+    numbered = type(net) is nn.Sequential and all(
+        name.isdigit() for name, _ in net.named_children()
+    )
+    pattern = re.escape(prefix) + (r"\d+\." if numbered else "")
     own = {prefix + name for name in net.state_dict()}
     names = [name for name in given if re.match(pattern, name) and name not in own]
     return [name for name in names if not name.endswith(COUNTERS)]
