@@ -77,7 +77,7 @@ def images_in(path: Path) -> list[Path]:
         file
         for file in path.rglob("*")
         if file.suffix.lower() in known
-        and file.is_file()
+        and not file.is_dir()
         and not any(part[0] == "." or part in IGNORED for part in file.relative_to(path).parts)
     )
     if path.is_dir() and not files:
