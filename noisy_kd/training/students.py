@@ -20,6 +20,7 @@ from noisy_kd.training.callbacks.best import Best
 from noisy_kd.training.distiller import Distiller
 from noisy_kd.training.fit import TrainingSamples, fit_runs
 from noisy_kd.training.hints import hint_stage
+from noisy_kd.training.logits import weights_digest
 from noisy_kd.training.numerics import Numerics
 from noisy_kd.training.stack import StudentStack
 
@@ -82,12 +83,13 @@ def train_students(
     samples = TrainingSamples(dataset, data.batch_size, z_NTC, live)
     distillers = [_distiller(run, data, taught, numerics) for run in runs]
     stack = StudentStack(distillers, samples, numerics, build.clipping(config))
+    teachers = "" if taught is None else " of ".join(["", *map(weights_digest, taught.teachers)])
     fitted = fit_runs(
         stack,
         config,
         config.trainer.max_epochs,
         _validation(runs[0], data, taught),
-        [f"{config_hash(run.config)} in {numerics.precision}" for run in runs],
+        [f"{config_hash(run.config)} in {numerics.precision}{teachers}" for run in runs],
         [directory / "last.ckpt" for directory in directories],
         directories,
         refresh,
